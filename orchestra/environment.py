@@ -109,12 +109,35 @@ def check_headers(name: str, headers: Mapping[str, Any]) -> None:
             because a value may be a key.
     """
     for header, value in headers.items():
-        is_sendable = isinstance(value, str) and value.isascii() and value.isprintable()
-        if not _HEADER_NAME.fullmatch(header) or not is_sendable:
+        if not _HEADER_NAME.fullmatch(header) or not _is_sendable(value):
             raise ImproperlyConfigured(
                 f"{name} has the header {header!r}, which cannot be sent: a name of"
                 " HTTP and a text of printable ASCII characters are allowed"
             )
+
+
+def read_key(name: str, key: str | None = None) -> str:
+    """
+    Return a key, or that of a variable; empty without one.
+
+    A line that ends with it in a file is no part of it.
+
+    Raises:
+        ImproperlyConfigured: it cannot be sent in a header; the text names the
+            variable alone.
+    """
+    key = (key or os.environ.get(name) or "").strip()
+    if not _is_sendable(key):
+        raise ImproperlyConfigured(
+            f"{name} cannot be sent: a text of printable ASCII characters is allowed"
+        )
+    return key
+
+
+def _is_sendable(value: Any) -> bool:
+    """Return whether a value can be that of a header (RFC 9110, section 5.5)."""
+    is_text = isinstance(value, str) and value.isascii() and value.isprintable()
+    return is_text and value == value.strip()
 
 
 def _parse(text: str) -> float | None:

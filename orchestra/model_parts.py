@@ -19,7 +19,8 @@ class ModelParts:
     def __init__(self, taken: Collection[str] = ()) -> None:
         """Begin the parts of a response; calls get none of the ids that are taken."""
         self._taken = set(taken)
-        self._ids: dict[Any, str] = {}
+        self._ids: dict[int, str] = {}
+        self._given: dict[int, Any] = {}
 
     def read(self, content: dict[str, Any]) -> list[Part]:
         """Return what is new in the content of a choice."""
@@ -37,7 +38,13 @@ class ModelParts:
         return parts
 
     def _read_call(self, index: int, call_id: Any, call: dict[str, Any]) -> Part:
-        if index not in self._ids:
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, given = function.get("name"), self._given.get(index)
+        # Ollama gives the same index to all calls.
+        is_other = name and call_id and given and call_id != given
+        if index not in self._ids or is_other:
+            self._given[index] = call_id
             is_usable = isinstance(call_id, str) and 0 < len(call_id) <= 100
             is_usable = is_usable and call_id.isprintable()
             number = len(self._taken) + 1
@@ -45,10 +52,8 @@ class ModelParts:
                 call_id, is_usable, number = f"call-{number}", True, number + 1
             self._ids[index] = call_id
             self._taken.add(call_id)
-        function = call.get("function")
-        function = function if isinstance(function, dict) else {}
         fields: dict[str, str] = {}
-        if isinstance(name := function.get("name"), str) and name:
+        if isinstance(name, str) and name:
             fields["name"] = name
         arguments = function.get("arguments")
         if isinstance(arguments, dict):

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -26,6 +29,7 @@ from orchestra.environment import (
     check_body,
     check_headers,
     read_count,
+    read_key,
     read_object,
     read_seconds,
     read_temperature,
@@ -56,6 +60,7 @@ _AZURE = "api-version"
 _PATH = "/chat/completions"
 
 _SECONDS = re.compile(r"[0-9]{1,6}")
+_MOST_WAIT_SECONDS = 10**6
 
 
 class EchoResponder:
@@ -128,7 +133,7 @@ class CompletionsResponder:
             )
         self._url = _make_url(base_url)
         self._model = model or environment.get("COMPLETIONS_MODEL", "default")
-        self._api_key = api_key or environment.get("COMPLETIONS_API_KEY")
+        self._api_key = read_key("COMPLETIONS_API_KEY", api_key)
         if timeout_seconds is None:
             timeout_seconds = read_seconds("COMPLETIONS_TIMEOUT_SECONDS", 30)
         self._timeout_seconds = timeout_seconds
@@ -209,7 +214,7 @@ class CompletionsResponder:
             raise ResponderFailed(f"no word from the model for {seconds} s") from exc
         except (httpx.ConnectError, httpx.TimeoutException) as exc:
             raise ResponderFailed("the model cannot be reached") from exc
-        except httpx.TransportError as exc:
+        except httpx.RequestError as exc:
             raise ResponderFailed("the answer broke off") from exc
         except Unfinished as exc:
             is_expected = isinstance(exc, AskedForTool) and self._tools
@@ -289,7 +294,7 @@ async def _read(
 ) -> AsyncIterator[str | Part]:
     """Yield the pieces of a response, and empty ones for what is no answer."""
     if response.status_code != httpx.codes.OK:
-        raise ResponderFailed(await _read_failure(response, chunks))
+        raise await _read_failure(response, chunks)
     if "json" in response.headers.get("content-type", ""):
         body = b""
         async for chunk in chunks:
@@ -323,23 +328,40 @@ def _make_url(base_url: str) -> httpx.URL:
     return base.copy_with(path=path + _PATH)
 
 
-async def _read_failure(response: httpx.Response, chunks: AsyncIterator[bytes]) -> str:
-    """Log why an endpoint failed; return what the client may know of it."""
+async def _read_failure(
+    response: httpx.Response, chunks: AsyncIterator[bytes]
+) -> ResponderFailed:
+    """Log why an endpoint failed; return what the client and staff learn of it."""
     body = b""
     async for chunk in chunks:
         body += chunk
         if len(body) > _MAX_REASON_BYTES:
             break
     status = response.status_code
-    wait = response.headers.get("retry-after", "")
+    reason = read_reason(body) or "without a reason"
     logger.warning(
         "The model answered HTTP %s: %s",
         status,
-        read_reason(body) or "without a reason",
+        reason,
         extra={"event": "model_failed"},
     )
-    again = f"; try again in {wait} s" if _SECONDS.fullmatch(wait) else ""
-    return f"the model answered HTTP {status}{again}"
+    wait = _read_wait(response.headers.get("retry-after", ""))
+    again = f"; try again in {wait} s" if wait else ""
+    text = f"the model answered HTTP {status}"
+    return ResponderFailed(f"{text}{again}", reason=f"{text}: {reason}\n")
+
+
+def _read_wait(value: str) -> int | None:
+    """Return the seconds of a Retry-After, which may name a date; None for neither."""
+    if _SECONDS.fullmatch(value):
+        return int(value)
+    with suppress(ValueError, OverflowError):
+        at = parsedate_to_datetime(value)
+        # RFC 9110, section 5.6.7: a date without a zone is in UTC.
+        zoned = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = math.ceil((zoned - datetime.now(UTC)).total_seconds())
+        return seconds if 0 < seconds < _MOST_WAIT_SECONDS else None
+    return None
 
 
 def _add(messages: list[dict[str, str]], role: str, text: str) -> None:

@@ -69,8 +69,9 @@ def limit_sign_ins(view: View) -> View:
 
 
 def digest_username(username: str) -> str:
-    """Return the digest that stands for a user name."""
-    name = unicodedata.normalize("NFKC", username).casefold()
+    """Return the digest that stands for a user name, however it is written."""
+    # The form of Django strips and normalises it (UsernameField).
+    name = unicodedata.normalize("NFKC", username.strip()).casefold()
     return salted_hmac(__name__, name, algorithm="sha256").hexdigest()
 
 

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from connections.exceptions import InvalidMessage
 from connections.parts import TEXT
 from sessions_history.parts import TOOL_CALL, Part
+from sessions_history.payloads import clean_text, dump
 from sessions_history.responders import AnswerContext, ResponderFailed
 
 logger = logging.getLogger(__name__)
@@ -211,7 +213,7 @@ class ToolRounds:
                 yield Part(TOOL_CALL, id=call.part_id, state="running")
             result = await _run(call.name, tool, arguments)
         except ToolFailed as exc:
-            result, state = {"error": str(exc)}, "error"
+            result, state = {"error": clean_text(str(exc))}, "error"
         else:
             state = "done"
         call.content = _dump(result)
@@ -257,7 +259,7 @@ async def _run(name: str, tool: Tool, arguments: Mapping[str, Any]) -> Any:
     Return the result of a tool.
 
     Raises:
-        ToolFailed: it failed, was called wrongly, or its result is no JSON.
+        ToolFailed: it failed, was called wrongly, or its result cannot be stored.
     """
     try:
         inspect.signature(tool.run).bind(**arguments)
@@ -265,7 +267,10 @@ async def _run(name: str, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         raise ToolFailed(f"wrong arguments: {exc}") from exc
     try:
         result = await tool.run(**arguments)
-        _dump(result)
+        if isinstance(result, str):
+            result = clean_text(result)
+        # As deep as in a part.
+        dump({"result": result}, "the result")
     except ToolFailed:
         raise
     except Exception as exc:
@@ -276,7 +281,8 @@ async def _run(name: str, tool: Tool, arguments: Mapping[str, Any]) -> Any:
             exc_info=exc,
             extra={"event": "tool_failed"},
         )
-        raise ToolFailed("the tool failed") from exc
+        is_unfit = isinstance(exc, InvalidMessage)
+        raise ToolFailed(str(exc) if is_unfit else "the tool failed") from exc
     return result
 
 

@@ -22,6 +22,7 @@ from connections.credentials.tokens import issue
 from connections.dashboard.permissions import GuardedAdmin
 from connections.dashboard.time_columns import show_times
 from connections.models import AccessToken, AuditEntry, CloseRequest
+from connections.models.alias import atomic
 
 _FOLDER = "admin/connections/accesstoken"
 
@@ -177,10 +178,11 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
         permissions=["revoke"],
     )
     def revoke(self, request: HttpRequest, rows: QuerySet[AccessToken]) -> None:
-        revoked = AccessToken.objects.filter(pk__in=rows.values("pk")).revoke()
-        _end_connections(request, revoked)
-        for row in AccessToken.objects.filter(pk__in=revoked):
-            self.log_change(request, row, "Revoked.")
+        with atomic():
+            revoked = AccessToken.objects.filter(pk__in=rows.values("pk")).revoke()
+            _end_connections(request, revoked)
+            for row in AccessToken.objects.filter(pk__in=revoked):
+                self.log_change(request, row, "Revoked.")
         message = (
             f"{len(revoked)} access tokens revoked; their connections are being ended."
         )
@@ -195,8 +197,9 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
         self, request: HttpRequest, queryset: QuerySet[AccessToken]
     ) -> None:
         keys = list(queryset.values_list("pk", flat=True))
-        super().delete_queryset(request, queryset)
-        _end_connections(request, keys)
+        with atomic():
+            super().delete_queryset(request, queryset)
+            _end_connections(request, keys)
 
     def change_view(
         self,
@@ -210,10 +213,10 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
             request, object_id, form_url, {**context, **(extra_context or {})}
         )
 
-    def get_urls(self) -> list[URLPattern]:
+    def list_pages(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(require_POST(self._revoke_view))
         name = "connections_accesstoken_revoke"
-        return [path("<path:object_id>/revoke/", view, name=name), *super().get_urls()]
+        return [path("<path:object_id>/revoke/", view, name=name)]
 
     def _revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Revoke one token, from the button on its page."""

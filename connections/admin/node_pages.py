@@ -64,18 +64,12 @@ class NodePages(ReadOnlyAdmin):
         if node is not None and self.has_view_permission(request, node):
             with linking_within(self.admin_site.name):
                 context |= self._describe(node, find_allowed(request.user))
+                context |= self._list_rows(node, request.user)
         return super().change_view(request, object_id, form_url, context)
 
     def _describe(self, node: Node, allowed: frozenset[str]) -> dict[str, Any]:
         is_live = node.state in LIVE_STATES
         counters = node.counters
-        seen = self.shared.get_snapshot().seen.get(node.node_id, [])
-        ended = (
-            Connection.objects.filter(node_id=node.node_id)
-            .exclude(closed_at=None)
-            .order_by("-opened_at")
-            .only("client_id", "closed_at", "close_code", "reason")[:_MOST_LISTED]
-        )
         return {
             "is_live": is_live,
             "actions": offer_for_node(node, allowed) if is_live else [],
@@ -85,16 +79,32 @@ class NodePages(ReadOnlyAdmin):
                 for name, title in _TALLIES
                 if counters.get(name)
             ],
-            "open_count": len(seen) if is_live else 0,
-            "open": [
-                {"one": one, "opened": show_moment(from_timestamp(one.opened_at))}
-                for one in seen[:_MOST_LISTED]
-            ],
-            "ended": [
-                {"row": row, "closed": show_moment(row.closed_at)} for row in ended
-            ],
-            "asked": list(_list_asked(node)),
         }
+
+    def _list_rows(self, node: Node, user: Any) -> dict[str, Any]:
+        """Return what only staff may see who may view such rows elsewhere."""
+        context: dict[str, Any] = {}
+        if user.has_perm("connections.view_connection"):
+            seen = self.shared.get_snapshot().seen.get(node.node_id, [])
+            ended = (
+                Connection.objects.filter(node_id=node.node_id)
+                .exclude(closed_at=None)
+                .order_by("-opened_at")
+                .only("client_id", "closed_at", "close_code", "reason")[:_MOST_LISTED]
+            )
+            context |= {
+                "open_count": len(seen),
+                "open": [
+                    {"one": one, "opened": show_moment(from_timestamp(one.opened_at))}
+                    for one in seen[:_MOST_LISTED]
+                ],
+                "ended": [
+                    {"row": row, "closed": show_moment(row.closed_at)} for row in ended
+                ],
+            }
+        if user.has_perm("connections.view_auditentry"):
+            context["asked"] = list(_list_asked(node))
+        return context
 
 
 def _list_numbers(node: Node) -> Iterator[tuple[str, str]]:

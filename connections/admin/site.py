@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
@@ -29,6 +30,7 @@ from connections.models import (
     LiveDashboard,
     Node,
 )
+from connections.models.alias import atomic
 
 admin.site.register(AccessToken, AccessTokenAdmin)
 admin.site.register(LiveDashboard, LiveDashboardAdmin)
@@ -152,10 +154,21 @@ class ErrorEventAdmin(ErrorPages):
         return [models.Q(error_id=term), models.Q(connection_id=term)]
 
 
+class BanForm(forms.ModelForm):  # type: ignore[type-arg]
+    """The fields of a ban, which may be over only if it was there before."""
+
+    def clean_until(self) -> datetime | None:
+        until: datetime | None = self.cleaned_data["until"]
+        if self.instance.pk is None and until and until <= timezone.now():
+            raise forms.ValidationError("Enter a time in the future, or none.")
+        return until
+
+
 @admin.register(Ban)
 class BanAdmin(GuardedAdmin):
     """Bans take effect when they are saved or deleted here."""
 
+    form = BanForm
     list_display = ("value", "target", "reason", "author", "created_at", "until")
     list_filter = ("target",)
     search_fields = ("value", "reason")
@@ -179,5 +192,6 @@ class BanAdmin(GuardedAdmin):
     def delete_queryset(
         self, request: HttpRequest, queryset: models.QuerySet[Ban]
     ) -> None:
-        for ban in queryset:
-            self.delete_model(request, ban)
+        with atomic():
+            for ban in queryset:
+                self.delete_model(request, ban)

@@ -7,7 +7,6 @@ from typing import Any
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.utils import timezone
 from django.utils.http import urlencode
 
 from connections.actions.effects import Outcome, perform
@@ -94,14 +93,17 @@ def show_result(
         raise Http404("no such action")
     snapshot = shared.get_snapshot()
     author = name_author(request.user)
-    if action.name in NodeCommand.Kind.values:
-        commands = list(NodeCommand.objects.filter(pk__in=keys, author=author))
-        result = describe_commands(snapshot, commands)
+    is_command = action.name in NodeCommand.Kind.values
+    kind: Any = NodeCommand if is_command else CloseRequest
+    rows = list(kind.objects.filter(pk__in=keys, author=author))
+    if not rows:
+        raise Http404("no such action")
+    if is_command:
+        result = describe_commands(snapshot, rows)
     else:
-        posted = CloseRequest.objects.filter(pk__in=keys, author=author)
         asked = request.GET.get("asked", "")
         count = int(asked) if asked.isdecimal() and len(asked) < 9 else 0
-        result = describe_ends(snapshot, list(posted), count)
+        result = describe_ends(snapshot, rows, count)
     return TemplateResponse(
         request,
         f"{_TEMPLATES}/result.html",
@@ -126,8 +128,8 @@ def describe_ends(
             snapshot, request.target, [request.value], request.created_at
         )
     ]
-    spread_seconds = max((one.spread_seconds for one in requests), default=0)
-    created_at = max((one.created_at for one in requests), default=timezone.now())
+    spread_seconds = max(one.spread_seconds for one in requests)
+    created_at = max(one.created_at for one in requests)
     due = created_at + timedelta(seconds=spread_seconds)
     is_over = not left or snapshot.taken_at > due + _WAIT
     names = list_names(snapshot)
@@ -149,8 +151,8 @@ def describe_commands(
 ) -> dict[str, Any]:
     """Return how many nodes have applied commands, and which nodes are silent."""
     live = [node for node in snapshot.nodes if node.node_id in snapshot.seen]
-    done = min((command.nodes for command in commands), default=0)
-    created_at = max((one.created_at for one in commands), default=timezone.now())
+    done = min(command.nodes for command in commands)
+    created_at = max(one.created_at for one in commands)
     followed = [
         follow_command(snapshot, command)
         for command in commands

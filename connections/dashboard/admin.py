@@ -1,7 +1,6 @@
 """Register the dashboard with Django admin: its pages and their permissions."""
 
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 
 from django.contrib import admin
@@ -23,7 +22,7 @@ from connections.dashboard.filters import GROUPINGS, RANGES, TOPS, Selection
 from connections.dashboard.forecast import describe_forecast
 from connections.dashboard.outage import View, explain_outage, show_without_database
 from connections.dashboard.runbook import render
-from connections.dashboard.sites import linking_within, make_page_url
+from connections.dashboard.sites import make_page_url
 
 _NAME = "connections_livedashboard"
 _TEMPLATES = "admin/connections/livedashboard"
@@ -44,11 +43,10 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        within = self._link_within_site
-        guard = self.admin_site.admin_view
+        site, guard = self.admin_site.name, self.admin_site.admin_view
 
         def show(view: View) -> View:
-            return within(explain_outage(show_without_database(guard(view), view)))
+            return explain_outage(show_without_database(guard(view), view), site)
 
         return [
             path(
@@ -60,12 +58,12 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             path("details/", show(self.show_details), name="connections_live_details"),
             path(
                 "action/<str:name>/",
-                within(explain_outage(guard(self.action))),
+                explain_outage(guard(self.action), site),
                 name="connections_live_action",
             ),
             path(
                 "result/",
-                within(explain_outage(guard(self.show_result))),
+                explain_outage(guard(self.show_result), site),
                 name="connections_live_result",
             ),
             path(
@@ -73,14 +71,6 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             ),
             path("runbook/", show(self.show_runbook), name="connections_live_runbook"),
         ]
-
-    def _link_within_site(self, view: View) -> View:
-        @wraps(view)
-        def link(*args: Any, **kwargs: Any) -> HttpResponseBase:
-            with linking_within(self.admin_site.name):
-                return view(*args, **kwargs)
-
-        return link
 
     @method_decorator(gzip_page)
     def changelist_view(

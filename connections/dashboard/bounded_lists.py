@@ -69,10 +69,14 @@ class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
     # Facet counts would scan all rows once per filter.
     show_facets = admin.ShowFacets.NEVER
 
+    def list_pages(self) -> list[URLPattern]:
+        """Return the pages that Django's admin does not have."""
+        return []
+
     def get_urls(self) -> list[URLPattern]:
-        urls = super().get_urls()
+        urls = [*self.list_pages(), *super().get_urls()]
         for pattern in urls:
-            pattern.callback = explain_outage(pattern.callback)
+            pattern.callback = explain_outage(pattern.callback, self.admin_site.name)
         return urls
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

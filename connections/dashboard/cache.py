@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import count
 
 from django.db import Error as DatabaseError
+from django.urls import get_script_prefix
 
 from connections.dashboard.filters import Selection
 from connections.dashboard.memory import (
@@ -130,7 +131,7 @@ class SnapshotCache:
         self._statistics = StatisticsCache()
         self._lock = threading.Lock()
         self._number = 0
-        self._drawn: dict[tuple[Selection, frozenset[str]], Panels] = {}
+        self._drawn: dict[tuple[Selection, frozenset[str], str], Panels] = {}
 
     def get_snapshot(self) -> Snapshot:
         """Return a snapshot at most one second old."""
@@ -146,7 +147,7 @@ class SnapshotCache:
         statistics = self._get_statistics(snapshot, selection)
         if snapshot.problem:
             allowed = frozenset()
-        key = (replace(selection, problems=()), allowed)
+        key = (replace(selection, problems=()), allowed, get_script_prefix())
         with self._lock:
             if snapshot.number != self._number:
                 self._number = snapshot.number

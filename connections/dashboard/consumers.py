@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
+from django.conf import settings
+
 from connections import close_codes
 from connections.actions.registry import find_allowed
 from connections.asgi import (
@@ -26,7 +28,8 @@ from connections.credentials.sessions import verify_session
 from connections.dashboard.cache import shared
 from connections.dashboard.filters import Selection
 from connections.dashboard.outage import viewers
-from connections.dashboard.sites import may_view
+from connections.dashboard.panels import Panels
+from connections.dashboard.sites import linking_below, may_view
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
 from connections.middleware import (
@@ -143,7 +146,7 @@ class LiveConsumer(LimitedJsonConsumer):
     async def _send_panels(self) -> None:
         try:
             panels = await self._database.read(
-                self.shared.get_panels, self._selection, self._allowed
+                self._get_panels, self._selection, self._allowed
             )
         except DatabaseUnavailable as exc:
             logger.warning("The dashboard cannot be rendered: %s", exc)
@@ -159,6 +162,12 @@ class LiveConsumer(LimitedJsonConsumer):
             del message["keys"]
         self._sent = {**panels.html, "keys": panels.keys}
         await self.send_json(message)
+
+    def _get_panels(self, selection: Selection, allowed: frozenset[str]) -> Panels:
+        """Return the panels, whose links begin as those of the page do."""
+        prefix = settings.FORCE_SCRIPT_NAME or self.scope.get("root_path", "")
+        with linking_below(prefix):
+            return self.shared.get_panels(selection, allowed)
 
     async def _find_close_reason(self) -> CloseReason | None:
         """Return the reason to close the connection, or None if the user may view."""

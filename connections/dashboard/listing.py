@@ -83,7 +83,8 @@ class LiveChangeList(BoundedChangeList):
             return rows
         model_admin: Any = self.model_admin
         found, _ = model_admin.get_search_results(request, self.root_queryset, query)
-        self.found_error = model_admin.find_error(query)
+        may_view = request.user.has_perm("connections.view_errorevent")
+        self.found_error = model_admin.find_error(query) if may_view else None
         rows = found.order_by(*self.get_ordering(request, found))
         return rows
 
@@ -199,16 +200,16 @@ class ConnectionList(BoundedList):
             for name, fields in sections
         ]
 
-    def get_urls(self) -> list[URLPattern]:
+    def list_pages(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.show_live)
         name = "connections_connection_live"
-        return [path("live/", view, name=name), *super().get_urls()]
+        return [path("live/", view, name=name)]
 
     def show_live(self, request: HttpRequest) -> HttpResponse:
         """Return the current live columns of the connections on a page."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        keys = request.GET.getlist("id")[:MOST_VALUES]
+        keys = request.GET.getlist("id")[: self.list_max_show_all]
         snapshot = self.shared.get_snapshot()
         found = self.get_queryset(request).filter(
             pk__in=list(filter(is_storable, keys))

@@ -19,6 +19,8 @@ class StateFilter(admin.SimpleListFilter):
 
     title = "state"
     parameter_name = "state"
+    note = ""
+    """What the page says of the rows that are found."""
 
     def __init__(
         self, request: HttpRequest, params: Any, model: Any, model_admin: Any
@@ -46,19 +48,29 @@ class StateFilter(admin.SimpleListFilter):
             is_ended = ReasonFilter.parameter_name in request.GET
             return queryset if is_ended else queryset.filter(closed_at=None)
         snapshot = self._shared.get_snapshot()
-        found = [one.connection_id for one in snapshot if one.state == value]
+        node_id = request.GET.get(NodeFilter.parameter_name)
+        some = snapshot.seen.get(node_id, []) if node_id else snapshot
+        found = [one.connection_id for one in some if one.state == value]
+        if len(found) > MOST_FOUND_LIVE:
+            self.note = (
+                f"Only {MOST_FOUND_LIVE} of {len(found):,} connections in this state "
+                "are listed."
+            )
         return queryset.filter(pk__in=found[:MOST_FOUND_LIVE])
 
 
 class NodeFilter(admin.SimpleListFilter):
-    """Filter by live node."""
+    """Filter by live node, or by another one that a link names."""
 
     title = "node"
     parameter_name = "node"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         nodes = Node.objects.live().values_list("node_id", "host", "pid")
-        return [(node_id, f"{host}:{pid}") for node_id, host, pid in nodes]
+        names = {node_id: f"{host}:{pid}" for node_id, host, pid in nodes}
+        if chosen := self.value():
+            names.setdefault(chosen, chosen)
+        return list(names.items())
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset.filter(node_id=self.value()) if self.value() else queryset

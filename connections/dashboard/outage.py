@@ -19,6 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
 from django.template.response import SimpleTemplateResponse
 
+from connections.dashboard.sites import linking_within, make_page_url
 from connections.storage.failures import explain_failure
 from connections.storage.transactions import begin_no_transaction
 from connections.units import Clock
@@ -80,15 +81,18 @@ viewers = KnownViewers()
 """The viewers of this process."""
 
 
-def explain_outage(view: View) -> View:
+def explain_outage(view: View, site: str) -> View:
     """
     Wrap a view: answer 503 with a page that names the problem of the database.
+
+    The view's links, and those of that page, lead to the pages of an admin site.
 
     With ATOMIC_REQUESTS the transaction begins inside of the wrapper, because its
     beginning fails too.
     """
 
     @wraps(view)
+    @linking_within(site)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
             atomic: View = BaseHandler().make_view_atomic(view)
@@ -100,8 +104,11 @@ def explain_outage(view: View) -> View:
                 explain_failure(exc),
                 extra={"event": "page_without_database"},
             )
-            content = render_to_string(_TEMPLATE, {"problem": explain_failure(exc)})
-            return HttpResponse(content, status=503)
+            context = {
+                "problem": explain_failure(exc),
+                "dashboard_url": make_page_url("connections_livedashboard_changelist"),
+            }
+            return HttpResponse(render_to_string(_TEMPLATE, context), status=503)
 
     return begin_no_transaction(answer)
 

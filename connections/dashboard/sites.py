@@ -13,7 +13,13 @@ from typing import Any
 
 from django.contrib.admin.sites import AdminSite, all_sites
 from django.core.handlers.asgi import ASGIRequest
-from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
+from django.urls import (
+    NoReverseMatch,
+    get_script_prefix,
+    resolve,
+    reverse,
+    set_script_prefix,
+)
 
 from connections.asgi import Message
 from connections.models import LiveDashboard
@@ -34,6 +40,17 @@ def linking_within(site: str) -> Iterator[None]:
         yield
     finally:
         _site.reset(token)
+
+
+@contextmanager
+def linking_below(prefix: str) -> Iterator[None]:
+    """Have URLs begin with the URL prefix of a proxy, in a thread without a request."""
+    before = get_script_prefix()
+    set_script_prefix(prefix)
+    try:
+        yield
+    finally:
+        set_script_prefix(before)
 
 
 def make_page_url(page: str, *args: object) -> str:

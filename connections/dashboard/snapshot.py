@@ -116,8 +116,9 @@ def take_snapshot(number: int) -> Snapshot:
         if node.state not in LIVE_STATES:
             continue
         content = _get_content(node)
-        if content:
-            seen[node.node_id] = decode(content)
+        states = decode(content) if content else None
+        if states is not None:
+            seen[node.node_id] = states
             report = decode_report(_get_top(node))
             if report is not None:
                 tops[node.node_id] = report

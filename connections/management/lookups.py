@@ -6,8 +6,8 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError, CommandParser
 
-from connections.models import Connection, Node
-from connections.models.user_key import get_users
+from connections.exceptions import UserAmbiguous, UserNotFound
+from connections.models import Connection, Node, user_key
 from connections.personal_data.person import Person, find_client, find_user_person
 
 _SHOWN = 5
@@ -15,16 +15,30 @@ _SHOWN = 5
 
 def find_user(name: str) -> Any:
     """
-    Return the user with a login name.
+    Return the user with a key or a login name.
+
+    Raises:
+        CommandError: no such user exists, or more than one.
+    """
+    try:
+        return user_key.find_user(name)
+    except (UserNotFound, UserAmbiguous) as exc:
+        raise CommandError(str(exc)) from exc
+
+
+def find_by_login_name(name: str) -> Any:
+    """
+    Return the user with a login name, for what nothing can undo.
+
+    The user who is meant may be gone, and the text the key of somebody else.
 
     Raises:
         CommandError: no such user exists.
     """
-    users = get_user_model()
     try:
-        return get_users().get_by_natural_key(name)
-    except users.DoesNotExist as exc:
-        raise CommandError(f"there is no user {name!r}") from exc
+        return user_key.find_by_login_name(name)
+    except get_user_model().DoesNotExist as exc:
+        raise CommandError(f"there is no user with the login name {name!r}") from exc
 
 
 def add_person(parser: CommandParser) -> None:
@@ -42,7 +56,7 @@ def find_person(options: dict[str, Any]) -> Person:
         CommandError: no such user exists.
     """
     if options["user"] is not None:
-        return find_user_person(find_user(options["user"]))
+        return find_user_person(find_by_login_name(options["user"]))
     return find_client(options["client"])
 
 

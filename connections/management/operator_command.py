@@ -9,10 +9,11 @@ from django.db import Error as DatabaseError
 
 from connections.audit import acting
 from connections.config.kinds import Number, Whole
+from connections.logs import escape
 from connections.models import AuditEntry
 from connections.storage.failures import explain_failure
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 """Exit status of a command that SIGINT ended, as of a shell."""
 
 
@@ -41,13 +42,17 @@ class OperatorCommand(BaseCommand):
         except DatabaseError as exc:
             raise CommandError(explain_failure(exc)) from exc
         except KeyboardInterrupt as exc:
-            raise CommandError("interrupted", returncode=_INTERRUPTED) from exc
+            raise CommandError("interrupted", returncode=INTERRUPTED) from exc
         except BrokenPipeError:
             # The reader, such as head, has all that it wants. Python would flush
             # the rest at its exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         return output
+
+    def write_line(self, text: str) -> None:
+        """Write one line, which may hold the text of a client or of staff."""
+        self.stdout.write(escape(text))
 
     def _check_numbers(self, options: dict[str, Any]) -> None:
         for name, (flag, kind) in self._numbers.items():

@@ -11,10 +11,11 @@ from connections.node.health import READINESS, describe_health
 from connections.pool.parent import join_pool
 from connections.server.server import Server
 from connections.views.series import describe_series
+from connections.workers.assignment import Assignment
 from connections.workers.link import WorkerLink
 
 
-def join_parent(server: Server, channel_fd: int) -> None:
+def join_parent(server: Server, assignment: Assignment) -> None:
     """Have a server follow its parent, from the moment its event loop runs."""
     from twisted.internet import reactor
 
@@ -23,14 +24,14 @@ def join_parent(server: Server, channel_fd: int) -> None:
         return content
 
     link = WorkerLink(
-        channel_fd,
+        assignment.channel_fd,
         {
             "health": report_health,
             "metrics": lambda: describe_families(REGISTRY.collect()),
         },
     )
     join_group(link)
-    join_pool(link)
+    join_pool(link, assignment.pool)
 
     def begin() -> None:
         server.tasks.start(link.run(server), "The line to the parent")

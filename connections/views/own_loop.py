@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
-from connections.node.current import has_node, release_node
+from connections.node.current import end_with_request, has_node, release_node
 
 View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
@@ -24,6 +24,7 @@ def release_own_node(view: View) -> View:
     async def run(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         if isinstance(request, ASGIRequest) or has_node():
             return await view(request, *args, **kwargs)
+        end_with_request()
         try:
             return await view(request, *args, **kwargs)
         finally:

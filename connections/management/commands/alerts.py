@@ -83,7 +83,7 @@ class Command(OperatorCommand):
                 continue
             ended_at = alert.resolved_at or timezone.now()
             seconds = (ended_at - alert.since).total_seconds()
-            self.stdout.write(
+            self.write_line(
                 f"{alert.state:<9} {alert.severity:<9} {alert.rule:<24} "
                 f"{format_value(alert.rule, alert.value)} "
                 f"(peak {format_value(alert.rule, alert.peak)}, threshold "

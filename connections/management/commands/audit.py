@@ -1,8 +1,9 @@
 import json
+import re
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.utils.dateparse import parse_date, parse_datetime
+from django.utils.dateparse import parse_datetime
 
 from connections.audit import describe
 from connections.management.operator_command import OperatorCommand
@@ -45,7 +46,7 @@ class Command(OperatorCommand):
                 self.stdout.write(json.dumps(describe(entry)))
                 continue
             reason = f" ({entry.reason})" if entry.reason else ""
-            self.stdout.write(
+            self.write_line(
                 f"{show_moment(entry.at)}  {entry.actor or '-'} via {entry.via}:"
                 f" {entry}{reason}"
             )
@@ -53,9 +54,9 @@ class Command(OperatorCommand):
 
 def _read_moment(flag: str, text: str) -> Any:
     try:
-        moment = parse_datetime(text)
-        if moment is None and parse_date(text) is not None:
-            moment = parse_datetime(f"{text}T00:00Z")
+        # parse_datetime() takes a date too, as midnight in TIME_ZONE.
+        is_date = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+        moment = parse_datetime(f"{text}T00:00Z" if is_date else text)
     except ValueError:
         moment = None
     if moment is None:

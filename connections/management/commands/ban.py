@@ -10,9 +10,10 @@ from django.utils.dateparse import parse_datetime
 
 from connections.access.bans import impose
 from connections.config.kinds import Number
-from connections.management.lookups import find_user
+from connections.exceptions import UserAmbiguous, UserNotFound
 from connections.management.operator_command import OperatorCommand
 from connections.models import Ban
+from connections.models.user_key import find_user
 from connections.net.addresses import parse_network
 from connections.units import as_stored, as_utc, show_moment
 
@@ -20,9 +21,11 @@ TARGETS = {"client": "ID", "user": "NAME", "address": "ADDRESS"}
 """The options that name a ban's target, and their placeholders."""
 
 
-def make_ban(options: dict[str, Any]) -> Ban:
+def make_ban(options: dict[str, Any], *, is_new: bool = True) -> Ban:
     """
     Return a ban of the target in the options.
+
+    A ban that is there may be of a user who is not: the key is then its value.
 
     Raises:
         CommandError: there is not exactly one target, or it is no existing
@@ -33,11 +36,18 @@ def make_ban(options: dict[str, Any]) -> Ban:
         raise CommandError("give exactly one of --client, --user and --address")
     value = options[given[0]]
     if given == [Ban.Target.USER]:
-        value = str(find_user(value).pk)
+        try:
+            value = str(find_user(value).pk)
+        except UserAmbiguous as exc:
+            raise CommandError(str(exc)) from exc
+        except UserNotFound as exc:
+            if is_new:
+                raise CommandError(str(exc)) from exc
     ban = Ban(target=given[0], value=value)
     try:
         ban.clean_fields()
-        ban.clean()
+        if is_new or ban.target != Ban.Target.USER:
+            ban.normalise()
     except ValidationError as exc:
         raise CommandError("; ".join(exc.messages)) from exc
     return ban
@@ -77,7 +87,9 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--client", metavar="ID", help="ban this client")
-        parser.add_argument("--user", metavar="NAME", help="ban this user")
+        parser.add_argument(
+            "--user", metavar="NAME", help="ban this user, by login name or key"
+        )
         parser.add_argument(
             "--address",
             metavar="ADDRESS",
@@ -122,18 +134,18 @@ class Command(OperatorCommand):
         if options["json"]:
             self.stdout.write(json.dumps(describe(ban)))
         else:
-            self.stdout.write(f"banned: {_show(ban)}")
+            self.write_line(f"banned: {_show(ban)}")
 
     def _list(self, options: dict[str, Any]) -> None:
         bans = Ban.objects.in_force()
         if any(options[name] is not None for name in TARGETS):
-            one = make_ban(options)
+            one = make_ban(options, is_new=False)
             bans = bans.filter(pk__in=select_bans(one, options).values("pk"))
         if options["json"]:
             self.stdout.write(json.dumps([describe(ban) for ban in bans]))
             return
         for ban in bans:
-            self.stdout.write(_show(ban))
+            self.write_line(_show(ban))
         self.stdout.write(f"{len(bans)} in force")
 
 

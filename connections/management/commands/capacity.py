@@ -12,12 +12,33 @@ from connections.capacity.load.procfs import (
     allow_many_files,
     free_port,
     read_available_kib,
+    read_cpu_seconds,
+    read_memory_kib,
 )
-from connections.capacity.probe import Bounds, Ramp, Step, estimate_capacity
-from connections.capacity.target import make_tokens, measure_drain, start_server
+from connections.capacity.load.sockets import LOOPBACK
+from connections.capacity.probe import (
+    Attempt,
+    Bounds,
+    Ramp,
+    Step,
+    attempt,
+    count_clients,
+    estimate_capacity,
+    find_no_eviction,
+)
+from connections.capacity.target import (
+    choose_host,
+    make_tokens,
+    measure_drain,
+    require_tokens,
+    start_server,
+)
 from connections.config.kinds import Number, Whole
 from connections.config.loader import get_config
+from connections.exceptions import ConfigError
 from connections.management.operator_command import OperatorCommand
+from connections.models import Node
+from connections.pool.choice import choose_pool, get_redis_url
 
 _TEXTS = {
     "connections": "{:,}",
@@ -42,7 +63,8 @@ class Command(OperatorCommand):
         parser.add_argument(
             "--path",
             default="/ws/echo/",
-            help="path of the consumer (default: %(default)s)",
+            help="path of the consumer (default: %(default)s, of the reference"
+            " application)",
         )
         parser.add_argument(
             "--message",
@@ -78,7 +100,12 @@ class Command(OperatorCommand):
             metavar="MS",
             help="stop when the p99 of round trips is higher (default: %(default)s)",
         )
-        parser.add_argument("--url", help="ws://host:port of a running server")
+        parser.add_argument(
+            "--url",
+            help="ws://host:port of a running server; raise its"
+            " rate_limit.small_frames_per_second and rate_limit.burst_small_frames,"
+            " which end the measurement (4129)",
+        )
         self.add_number(
             parser,
             "--pid",
@@ -89,27 +116,23 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         counts = _read_steps(options["steps"])
-        if options["pid"] is not None and not options["url"]:
-            raise CommandError("--pid needs --url")
+        if options["pid"] is not None:
+            _check_pid(options["pid"], options["url"])
         max_files = allow_many_files()
         if max(counts) > max_files - 100:
             raise CommandError(
                 f"--steps: this process may open only {max_files} files (ulimit -Hn)"
             )
-        limit = get_config().max_connections_per_client
         try:
-            with make_tokens(max(counts) // limit + 20) as tokens:
-                headers = [f"Authorization: Bearer {token}\r\n" for token in tokens]
-                if options["url"]:
-                    host, port = _read_url(options["url"])
-                    found = self._measure(host, port, headers, counts, options)
-                else:
-                    found = self._measure_own(headers, counts, options)
-        except LoadFailed as exc:
+            found = self._measure_as_clients(counts, options)
+            available_kib = read_available_kib()
+        except BrokenPipeError:
+            raise  # The reader of the output has left, which execute() handles.
+        except (LoadFailed, ConfigError, OSError) as exc:
             raise CommandError(f"the measurement failed: {exc}") from exc
         bounds = estimate_capacity(
             [Step(**step) for step in found["steps"]],
-            available_kib=read_available_kib(),
+            available_kib=available_kib,
             max_files=max_files,
             messages_per_second=options["messages_per_second"],
         )
@@ -123,25 +146,39 @@ class Command(OperatorCommand):
         else:
             self._conclude(bounds, found, options["messages_per_second"])
 
-    def _measure_own(
-        self, headers: list[str], counts: Sequence[int], options: dict[str, Any]
+    def _measure_as_clients(
+        self, counts: Sequence[int], options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Start a server, measure it and time its drain."""
-        port = free_port()
-        with start_server(port) as server:
-            options = {**options, "pid": server.pid}
-            found = self._measure("127.0.0.1", port, headers, counts, options, server)
-        return found
+        """Measure the server of --url, or start one, as temporary clients."""
+        config = get_config()
+        require_tokens(config)
+        if options["url"]:
+            host, port = _read_url(options["url"])
+        else:
+            _require_no_nodes()
+            host, port = LOOPBACK, free_port()
+        clients = count_clients(counts, config.max_connections_per_client)
+        with make_tokens(clients) as tokens:
+            if options["url"]:
+                return self._measure(host, port, tokens, counts, options)
+            with start_server(port) as server:
+                options = {**options, "pid": server.pid}
+                return self._measure(host, port, tokens, counts, options, server)
 
     def _measure(
         self,
         host: str,
         port: int,
-        headers: list[str],
+        tokens: list[str],
         counts: Sequence[int],
         options: dict[str, Any],
         server: "subprocess.Popen[bytes] | None" = None,
     ) -> dict[str, Any]:
+        """Take the steps at a server, then measure an eviction and its own drain."""
+        named = choose_host(host, port)
+        headers = [
+            f"Host: {named}\r\nAuthorization: Bearer {token}\r\n" for token in tokens
+        ]
         with Load(port, host=host, path=options["path"]) as load:
             *shared, last = headers
             ramp = Ramp(
@@ -156,15 +193,13 @@ class Command(OperatorCommand):
             for step in ramp.run(counts):
                 steps.append(dataclasses.asdict(step))
                 self._show(steps, is_quiet=options["json"])
-            found: dict[str, Any] = {"steps": steps, "stopped_by": ramp.stopped_by}
-            found["eviction_ms"] = None
-            evicts = get_config().on_client_limit == "evict_oldest"
-            if evicts and not ramp.stopped_by:
-                limit = get_config().max_connections_per_client
-                found["eviction_ms"] = ramp.measure_eviction(last, limit)
-            found["drain_seconds"] = None
+            evicted = _try_eviction(ramp, last)
+            drained: Attempt = None, "the server of --url goes on"
             if server is not None:
-                found["drain_seconds"] = measure_drain(load, server)
+                drained = attempt(lambda: measure_drain(load, server))
+        found: dict[str, Any] = {"steps": steps, "stopped_by": ramp.stopped_by}
+        found["eviction_ms"], found["no_eviction"] = evicted
+        found["drain_seconds"], found["no_drain"] = drained
         return found
 
     def _show(self, steps: list[dict[str, Any]], *, is_quiet: bool) -> None:
@@ -194,12 +229,16 @@ class Command(OperatorCommand):
                 f"An eviction closes the oldest connection in "
                 f"{found['eviction_ms']:.0f} ms"
             )
+        else:
+            lines.append(f"No eviction was measured: {found['no_eviction']}")
         if found["drain_seconds"] is not None:
             grace_seconds = get_config().drain.grace_seconds
             lines.append(
                 f"A drain takes {found['drain_seconds']:.1f} s "
                 f"(drain.grace_seconds: {grace_seconds:g})"
             )
+        else:
+            lines.append(f"No drain was measured: {found['no_drain']}")
         reasons = {
             "memory": bounds.memory,
             f"CPU, at {messages_per_second:g} messages/s each": bounds.cpu,
@@ -212,6 +251,51 @@ class Command(OperatorCommand):
             f"bounded by {bounds.decided_by}"
         )
         self.stdout.write("\n".join(lines))
+
+
+def _try_eviction(ramp: Ramp, headers: str) -> Attempt:
+    """Measure the ms of an eviction where there should be one."""
+    config = get_config()
+    why = "the steps stopped early" if ramp.stopped_by else find_no_eviction(config)
+    if why:
+        return None, why
+    limit = config.max_connections_per_client
+    return attempt(lambda: ramp.measure_eviction(headers, limit))
+
+
+def _check_pid(pid: int, url: str | None) -> None:
+    """
+    Check that the process of --pid can be measured.
+
+    Raises:
+        CommandError: there is none, it belongs to another user, or --url is missing.
+    """
+    if not url:
+        raise CommandError("--pid needs --url")
+    try:
+        read_cpu_seconds(pid)
+        read_memory_kib(pid)
+    except OSError as exc:
+        raise CommandError(f"--pid {pid}: it cannot be measured: {exc}") from exc
+
+
+def _require_no_nodes() -> None:
+    """
+    Refuse to fill a pool from which serving nodes admit their clients.
+
+    Raises:
+        CommandError: such nodes serve.
+    """
+    config = get_config()
+    if choose_pool(config, get_redis_url()) == "memory":
+        return
+    count = Node.objects.serving_within(config.node.node_timeout_seconds).count()
+    if count:
+        raise CommandError(
+            f"nodes that serve with this database: {count}. The measurement would take"
+            " slots of their shared pool, and their clients would be refused. Give it"
+            " a database and a Redis of its own, or measure a node with --url"
+        )
 
 
 def _read_steps(text: str) -> list[int]:
@@ -232,4 +316,7 @@ def _read_url(text: str) -> tuple[str, int]:
         raise CommandError(
             f"--url {text}: expected ws://host:port (TLS is not supported)"
         )
-    return parts.hostname, parts.port or 80
+    try:
+        return parts.hostname, parts.port or 80
+    except ValueError as exc:
+        raise CommandError(f"--url {text}: {exc}") from exc

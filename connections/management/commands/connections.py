@@ -19,6 +19,7 @@ from connections.announcements import (
 from connections.close_codes import CLOSE_REASONS
 from connections.config.kinds import Number, Whole
 from connections.dashboard.charts.scales import format_seconds
+from connections.logs import escape
 from connections.management.lookups import find_node_id, find_user
 from connections.management.operator_command import OperatorCommand
 from connections.management.top import ask_nodes, rank_all
@@ -121,7 +122,11 @@ class Command(OperatorCommand):
             verb.add_argument(
                 "--client", metavar="ID", help="connections of this client"
             )
-            verb.add_argument("--user", metavar="NAME", help="connections of this user")
+            verb.add_argument(
+                "--user",
+                metavar="NAME",
+                help="connections of this user, by login name or key",
+            )
             verb.add_argument(
                 "--id", metavar="ID", help="only this connection, or that of this ref"
             )
@@ -158,7 +163,7 @@ class Command(OperatorCommand):
             self.stdout.write(json.dumps(describe_top(answers, tops, options)))
             return
         for line in tabulate_top(answers, tops, by):
-            self.stdout.write(line)
+            self.write_line(line)
 
     def _list(self, options: dict[str, Any]) -> None:
         limit = options["limit"]
@@ -206,10 +211,10 @@ class Command(OperatorCommand):
         flight = found.pop("flight")
         errors = found.pop("error_events")
         for name, value in found.items():
-            self.stdout.write(f"{name:17} {value}")
+            self.write_line(f"{name:17} {value}")
         for error in errors:
             line = "  ".join(str(error[name]) for name in ("at", "id", "exception"))
-            self.stdout.write(f"{'error':17} {line}  {error['where']}")
+            self.write_line(f"{'error':17} {line}  {error['where']}")
         if flight is None:
             self.stdout.write(
                 "no flight record: the connection is open, or ended normally"
@@ -217,7 +222,7 @@ class Command(OperatorCommand):
         for one in flight or ():
             times = f" x{one['count']}" if "count" in one else ""
             what = f"{one['event']} {one.get('detail', '')}".rstrip()
-            self.stdout.write(f"{one['after_seconds']:>13.3f} s   {what}{times}")
+            self.write_line(f"{one['after_seconds']:>13.3f} s   {what}{times}")
 
     def _kick(self, options: dict[str, Any]) -> None:
         given = [name for name in _SELECTORS if options[name]]
@@ -295,22 +300,20 @@ def _tabulate(rows: Sequence[Connection], now: datetime) -> Iterator[str]:
         return
     # No join: connections outlive the rows of deleted nodes.
     nodes = Node.objects.in_bulk({row.node_id for row in rows})
-    cells = [_COLUMNS]
+    cells: list[tuple[str, ...]] = [_COLUMNS]
     for row in rows:
-        idle = format_seconds(_measure_idle(row, now))
-        cells.append(
-            (
-                row.connection_id,
-                row.client_id,
-                row.user.get_username() if row.user else "-",
-                row.address or "-",
-                row.path,
-                str(nodes.get(row.node_id, row.node_id)),
-                show_moment(row.opened_at),
-                idle,
-                str(row.errors),
-            )
+        texts = (
+            row.connection_id,
+            row.client_id,
+            row.user.get_username() if row.user else "-",
+            row.address or "-",
+            row.path,
+            str(nodes.get(row.node_id, row.node_id)),
+            show_moment(row.opened_at),
+            format_seconds(_measure_idle(row, now)),
+            str(row.errors),
         )
+        cells.append(tuple(map(escape, texts)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = map(str.ljust, line, widths)

@@ -7,7 +7,7 @@ from django.utils import timezone
 from connections.config.kinds import Number
 from connections.credentials.identity import API_SCOPES, check_client_id
 from connections.credentials.tokens import create_access_token
-from connections.management.lookups import find_user
+from connections.management.lookups import find_by_login_name
 from connections.management.operator_command import OperatorCommand
 
 
@@ -22,7 +22,9 @@ class Command(OperatorCommand):
             help="client_id of the token's connections",
         )
         parser.add_argument(
-            "--user", metavar="NAME", help="Django user of the token's connections"
+            "--user",
+            metavar="NAME",
+            help="Django user of the token's connections, by login name",
         )
         self.add_number(
             parser,
@@ -43,7 +45,8 @@ class Command(OperatorCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         client_id: str = options["client"]
         expires_in: float | None = options["expires_in"]
-        user = find_user(options["user"]) if options["user"] else None
+        name = options["user"]
+        user = find_by_login_name(name) if name else None
         expires_at = None
         if expires_in is not None:
             expires_at = timezone.now() + timedelta(seconds=expires_in)

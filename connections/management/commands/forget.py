@@ -8,7 +8,7 @@ from connections.config.kinds import Number
 from connections.config.loader import get_config
 from connections.exceptions import PresenceUnavailable
 from connections.management.lookups import add_person, find_person
-from connections.management.operator_command import OperatorCommand
+from connections.management.operator_command import INTERRUPTED, OperatorCommand
 from connections.management.progress import Progress
 from connections.models import ForgetRequest
 from connections.personal_data.person import Person
@@ -42,17 +42,21 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         person = find_person(options)
+        counts = count(person)
+        if not any(counts.values()):
+            raise CommandError("nothing is recorded about this person")
         if options["dry_run"]:
-            self._report(count(person), "would be forgotten", options)
-            return
-        counts = self._forget(person, options["wait"])
-        self._report(counts, "forgotten", options)
+            self._report(counts, "would be forgotten", options)
+        elif done := self._forget(person, options["wait"]):
+            self._report(done, "forgotten", options)
+        elif options["json"]:
+            self.stdout.write(json.dumps({"forgotten_by": "sweeper"}))
+        else:
+            self.stdout.write("forgotten, by a sweeper")
 
     def _report(
         self, counts: dict[str, int], word: str, options: dict[str, Any]
     ) -> None:
-        if not any(counts.values()):
-            raise CommandError("nothing is recorded about this person")
         if options["json"]:
             self.stdout.write(json.dumps(counts))
             return
@@ -62,10 +66,17 @@ class Command(OperatorCommand):
         self.stdout.write(word)
 
     def _forget(self, person: Person, wait_seconds: float) -> dict[str, int]:
-        if not any(count(person).values()):
-            return {}
+        """Erase a person; return the rows by table, none if a sweeper did it."""
         request = begin(person)
         self._wait_for_ends(request, wait_seconds)
+        try:
+            # A sweeper may have erased some of the rows, or all.
+            # By the manager: Django would ask the router, which may name a replica.
+            request.refresh_from_db(
+                fields=["counts"], from_queryset=ForgetRequest.objects.all()
+            )
+        except ForgetRequest.DoesNotExist:
+            return {}
         progress = Progress(self.stderr.write)
         try:
             return erase(request, get_config(), progress.advance)
@@ -89,4 +100,10 @@ class Command(OperatorCommand):
                     f"{left} connection(s) are still open; nothing was forgotten."
                     " Try again when a sweeper has recorded those of dead nodes"
                 )
-            time.sleep(_POLL_SECONDS)
+            try:
+                time.sleep(_POLL_SECONDS)
+            except KeyboardInterrupt as exc:
+                request.delete()
+                raise CommandError(
+                    "interrupted; nothing was forgotten", returncode=INTERRUPTED
+                ) from exc

@@ -148,7 +148,8 @@ class Command(OperatorCommand):
                 for one in busiest[:_SHOWN_HOURS]
             ]
         lines += [f"Note: {note}" for note in found["notes"]]
-        self.stdout.write("\n".join(lines))
+        for line in lines:
+            self.write_line(line)
 
 
 def _show_moment(text: str) -> str:

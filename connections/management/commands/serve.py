@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import socket
-import sys
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from functools import partial
@@ -34,6 +33,8 @@ from connections.server.service_manager import notify_ready
 from connections.server.sockets import open_socket, take_socket
 from connections.storage.database import require_tables
 from connections.workers.assignment import Assignment, take_assignment
+from connections.workers.cores import count_cores
+from connections.workers.launch import find_command, find_start_folder
 from connections.workers.parent import Parent
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def _read_root_path(text: str) -> str:
 
 
 def _read_workers(text: str) -> int:
-    count = len(os.sched_getaffinity(0)) if text == "auto" else 0
+    count = min(count_cores(), _MAX_WORKERS) if text == "auto" else 0
     if text.isascii() and text.isdecimal():
         count = int(text)
     if not 1 <= count <= _MAX_WORKERS:
@@ -141,7 +142,8 @@ class Command(OperatorCommand):
             "--workers",
             type=_read_workers,
             metavar="N",
-            help="processes that share the port, each a node; auto: one for each core",
+            help="processes that share the port, each a node; auto: one for each core "
+            f"that the process or its container may use, at most {_MAX_WORKERS}",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -199,7 +201,7 @@ class Command(OperatorCommand):
         if assignment is not None:
             from connections.management.worker import join_parent
 
-            join_parent(server, assignment.channel_fd)
+            join_parent(server, assignment)
         sweeper = None if options["no_sweeper"] else BackgroundSweeper(get_config())
         if sweeper is not None:
             sweeper.start()
@@ -249,8 +251,10 @@ class Command(OperatorCommand):
         with _explain_sockets():
             listening = _open(options)
         connections.close_all()
+        folder = find_start_folder()
         parent = Parent(
-            [sys.executable, *sys.orig_argv[1:]],
+            find_command(folder),
+            folder=folder,
             count=options["workers"],
             listening=listening,
             pool=PoolHost(

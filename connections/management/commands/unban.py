@@ -18,9 +18,10 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         for name, metavar in TARGETS.items():
-            parser.add_argument(
-                f"--{name}", metavar=metavar, help=f"lift the ban of this {name}"
-            )
+            about = f"lift the ban of this {name}"
+            if name == "user":
+                about += ", by login name or as `ban --list` shows it"
+            parser.add_argument(f"--{name}", metavar=metavar, help=about)
         parser.add_argument(
             "--author",
             default="manage.py unban",
@@ -29,7 +30,7 @@ class Command(OperatorCommand):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        wanted = make_ban(options)
+        wanted = make_ban(options, is_new=False)
         bans = list(select_bans(wanted, options))
         if not bans:
             raise CommandError(
@@ -40,4 +41,4 @@ class Command(OperatorCommand):
             if options["json"]:
                 self.stdout.write(json.dumps(describe(ban)))
             else:
-                self.stdout.write(f"lifted: {ban}")
+                self.write_line(f"lifted: {ban}")

@@ -65,19 +65,33 @@ def make_table(keys: list[Documented]) -> str:
 
 def find_source(path: str, given: object) -> str:
     """Return the source of a value: a variable, the file, settings or "default"."""
-    variable = ENVIRONMENT_PREFIX + path.replace(".", "__")
-    for name in os.environ:
-        if name.upper() == variable.upper() and name.startswith(ENVIRONMENT_PREFIX):
-            return name
-    for part in path.split("."):
-        if not isinstance(given, Mapping) or part not in given:
-            break
-        given = given[part]
-    else:
-        return get_config().source
+    parts = path.split(".")
+    source = get_config().source if _has(given, parts) else ""
+    # In the order in which they override; one of a section replaces all of it.
+    for name, text in os.environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        named = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if all(one == other for one, other in zip(named, parts, strict=False)):
+            try:
+                content = yaml.safe_load(text)
+            except (ValueError, yaml.YAMLError):
+                continue
+            source = name if _has(content, parts[len(named) :]) else ""
+    if source:
+        return source
     # The project's settings may pass their own defaults to load().
     is_default = read_value(get_config(), path) == read_value(WebSocketConfig(), path)
     return "default" if is_default else "settings"
+
+
+def _has(content: object, parts: list[str]) -> bool:
+    """Return True if nested mappings have a value at the end of some keys."""
+    for part in parts:
+        if not isinstance(content, Mapping) or part not in content:
+            return False
+        content = content[part]
+    return True
 
 
 def _read_given() -> object:
@@ -85,7 +99,11 @@ def _read_given() -> object:
     configured = getattr(settings, "WEBSOCKET", None)
     if isinstance(configured, Mapping):
         return configured
-    path = Path(get_config().source)
-    if not path.is_file():
+    try:
+        text = Path(get_config().source).read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
         return None
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["websocket"]
+    # Nothing is taken from a file with other sections.
+    is_taken = isinstance(document, Mapping) and set(document) == {"websocket"}
+    return document["websocket"] if is_taken else None
