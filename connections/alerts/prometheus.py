@@ -7,6 +7,9 @@ import yaml
 
 from connections.config.alert_rules import AlertRule, format_value
 
+COMPONENT = "orchestra"
+"""The label `component` of all rules: others may have alerts of the same names."""
+
 RUNBOOK = "connections/alerts/runbook.md"
 """The default location of the runbook."""
 
@@ -26,7 +29,11 @@ _POOL_DOWN = (
 """The nodes whose pool is lost with their database: database_down is the alert."""
 
 _EXPRESSIONS = {
-    "pool_full": f"60 * sum(rate({_POOL_FULL}[2m]))",
+    # A rate over two minutes never reaches 1 for one refusal; scrapes a minute apart
+    # have no increase within one.
+    "pool_full": (
+        f"sum(increase({_POOL_FULL}[1m])) or 60 * sum(rate({_POOL_FULL}[2m]))"
+    ),
     "pool_degraded": f"sum(websocket_pool_degraded unless {_ON_NODE} {_POOL_DOWN})",
     "database_down": "count(websocket_database_up == 0)",
     "pool_near_exhaustion": "max(websocket_pool_slots / websocket_pool_limit)",
@@ -34,8 +41,9 @@ _EXPRESSIONS = {
     "leak_suspected": "sum(websocket_consumers_stuck + websocket_leak_suspects)",
     "mass_disconnect": f"1 - ({_ACTIVE} or vector(0)) / ({_MOST_ACTIVE} >= MINIMUM)",
     "reconnect_storm": f"({_HANDSHAKES} >= MINIMUM) / clamp_min({_ACTIVE}, 1)",
-    # Without any node there is no metric, and that is alerted as well.
-    "dead_node": "max(websocket_nodes_lost) or absent(websocket_nodes_lost)",
+    # Without any node there is no metric, and that is alerted as well. Nodes without
+    # a database count no lost ones.
+    "dead_node": "max(websocket_nodes_lost) or absent(active_websocket_connections)",
     "sweeper_silent": "time() - max(websocket_sweeper_last_run_timestamp_seconds)",
     "step_overdue": "sum(websocket_steps_overdue) + max(websocket_sweep_parts_overdue)",
     "recorder_behind": "max(websocket_recorder_lag_seconds)",
@@ -66,7 +74,7 @@ def _make_rule(rule: AlertRule, runbook: str) -> dict[str, Any]:
         "alert": rule.title,
         "expr": _make_expression(rule),
         "for": _format_duration(rule.for_seconds),
-        "labels": {"severity": rule.severity},
+        "labels": {"severity": rule.severity, "component": COMPONENT},
         "annotations": {
             "summary": f"{rule.name}: {_make_value(rule)}, threshold "
             f"{format_value(rule.name, rule.threshold)}",
@@ -97,5 +105,8 @@ def _make_expression(rule: AlertRule) -> str:
     reached = f"({value}) >= {rule.threshold:g}"
     if rule.clear == rule.threshold:
         return reached
-    is_firing = f'ALERTS{{alertname="{rule.title}", alertstate="firing"}}'
+    is_firing = (
+        f'ALERTS{{alertname="{rule.title}", alertstate="firing",'
+        f' component="{COMPONENT}"}}'
+    )
     return f"({reached}) or (({value}) >= {rule.clear:g} and on() {is_firing})"

@@ -40,4 +40,5 @@ def decide(
     wait = timedelta(seconds=rule.for_seconds)
     if state is None or since is None:
         return Step.BEGIN if wait else Step.BEGIN_FIRING
-    return Step.FIRE if now - since >= wait else Step.STAY
+    # A start far in the future is from before the clock was set back.
+    return Step.FIRE if abs(now - since) >= wait else Step.STAY

@@ -10,16 +10,20 @@ Families = list[list[Any]]
 
 _CUMULATIVE = ("counter", "histogram", "summary")
 
-_SUMMED = frozenset(
+SUMMED = frozenset(
     (
         "active_websocket_connections",
+        # Beside the sum of the open ones: alerts divide one by the other.
+        "process_max_fds",
         "process_open_fds",
         "process_resident_memory_bytes",
         "process_virtual_memory_bytes",
+        "websocket_attached_sessions",
         "websocket_consumers_alive",
         "websocket_consumers_stuck",
         "websocket_leak_suspects",
         "websocket_message_rate",
+        "websocket_presence_members",
         "websocket_recorder_pending_rows",
         "websocket_send_buffer_bytes",
         "websocket_slow_consumers",
@@ -28,7 +32,7 @@ _SUMMED = frozenset(
 )
 """Gauges of which each worker has a part."""
 
-_LEAST = frozenset(
+LEAST = frozenset(
     (
         "process_start_time_seconds",
         "websocket_database_up",
@@ -61,6 +65,11 @@ def make_metrics(families: Families) -> list[Metric]:
             metric.add_sample(sample, labels, value)
         made.append(metric)
     return made
+
+
+def overlay(families: Families, newer: Families) -> Families:
+    """Return families, those that have newer values with these alone."""
+    return [*{one[0]: one for one in (*families, *newer)}.values()]
 
 
 class MergedMetrics:
@@ -107,8 +116,8 @@ def _merge(sources: Sequence[Families]) -> Families:
 
 
 def _combine(name: str, kind: str, sample: str, one: float, other: float) -> float:
-    if sample.endswith("_created") or name in _LEAST:
+    if sample.endswith("_created") or name in LEAST:
         return min(one, other)
-    if kind in _CUMULATIVE or name in _SUMMED:
+    if kind in _CUMULATIVE or name in SUMMED:
         return one + other
     return max(one, other)

@@ -19,15 +19,16 @@ from django.db.models.signals import pre_delete
 from connections.announcements import FORGET, post_unrecorded
 from connections.audit import acting, get_source, record
 from connections.config.loader import WebSocketConfig, get_config
+from connections.exceptions import PresenceUnavailable
 from connections.models import AuditEntry, CloseRequest, Connection, ForgetRequest
-from connections.models.alias import atomic, get_alias
+from connections.models.alias import atomic, get_alias, get_connection
 from connections.personal_data.person import Person, find_user_person, read_person
 from connections.personal_data.tables import PersonalTable, get_personal_tables
 from connections.pool import choose_pool, get_redis_url
 from connections.pool.postgres import delete_tombstones
 from connections.presence.rooms import name_member
 from connections.presence.stores import forget_members
-from connections.sweeper.tasks import SweepTask, add_sweep_task
+from connections.sweeper.tasks import SweepTask, Unfinished, add_sweep_task
 
 BATCH_SIZE = 500
 _STEP_SECONDS = 1
@@ -42,7 +43,7 @@ def register() -> None:
     add_sweep_task(
         SweepTask(
             name="persons_forgotten",
-            count=lambda config: sum(1 for _ in _find_due()),
+            count=_count_due,
             work=_forget_due,
         )
     )
@@ -99,7 +100,7 @@ def erase(
     for table in _erase_batches(request, config):
         if on_batch is not None:
             done = request.counts[table.name]
-            on_batch(table.name, done, table.find_left(person).count)
+            on_batch(table.name, done, partial(table.count_left, person))
     return dict(request.counts)
 
 
@@ -137,23 +138,53 @@ def _clear_shared(person: Person, config: WebSocketConfig) -> None:
     async_to_sync(forget_members)(config, sorted(members))
 
 
-def _find_due() -> Iterator[ForgetRequest]:
-    """Yield the requests whose persons have no open connection."""
-    for request in ForgetRequest.objects.all():
-        if not find_open(request).exists():
-            yield request
+def _count_due(config: WebSocketConfig) -> int:
+    return sum(1 for one in ForgetRequest.objects.all() if _is_due(one))
+
+
+def _is_due(request: ForgetRequest) -> bool:
+    """Return True if the person has no open connection."""
+    return not find_open(request).exists()
 
 
 def _forget_due(config: WebSocketConfig, batch_size: int) -> int:
-    """Erase for about a second; return how many are forgotten, or a whole batch."""
+    """
+    Erase for about a second; return how many persons are forgotten.
+
+    A person that cannot be erased delays no other.
+
+    Raises:
+        PresenceUnavailable: the stores of the nodes did not answer in time.
+        Exception: what kept the first of the persons that cannot be erased.
+    """
     ends_at = time.monotonic() + _STEP_SECONDS
-    count = 0
-    for request in _find_due():
-        for _ in _erase_batches(request, config):
-            if time.monotonic() >= ends_at:
-                return batch_size
-        count += 1
+    count, failure = 0, None
+    for request in ForgetRequest.objects.all():
+        try:
+            if not _is_due(request):
+                continue
+            if not _erase_until(ends_at, request, config):
+                # The next step meets what failed again.
+                return Unfinished(count)
+            count += 1
+        except PresenceUnavailable:
+            raise
+        except Exception as exc:
+            database = get_connection()
+            if database.errors_occurred and not database.is_usable():
+                raise
+            exc.add_note(f"It keeps the person of {request} from being forgotten.")
+            failure = failure or exc
+    if failure is not None:
+        raise failure
     return count
+
+
+def _erase_until(
+    ends_at: float, request: ForgetRequest, config: WebSocketConfig
+) -> bool:
+    """Erase a person; return False if time was up before the end."""
+    return all(time.monotonic() < ends_at for _ in _erase_batches(request, config))
 
 
 def _find_models(model: type[Any]) -> Iterator[type[Any]]:

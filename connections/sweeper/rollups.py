@@ -83,7 +83,9 @@ def _roll_up_node(node_id: str, batch_size: int) -> int:
         last = max((minute["minute"] for minute in minutes), default=0)
         node.rolled_minute = max(node.rolled_minute, last)
         if node.state not in LIVE_STATES:
-            minutes += [node.minute] if node.minute else []
+            if node.minute:
+                # At the end of this minute its connections were open elsewhere or gone.
+                minutes.append({**node.minute, "open_connections": 0})
             # If the node comes back, its next beat writes all of this again.
             node.unrolled, node.minute = [], {}
         MinuteRollup.objects.bulk_create(

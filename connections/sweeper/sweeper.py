@@ -6,6 +6,7 @@ slots, because leases expire by themselves.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ from connections.passes import Passes
 from connections.storage.deadlines import deadlines
 from connections.sweeper.results import AllNodesSilent, SweepIncomplete, Swept
 from connections.sweeper.rollups import roll_up, roll_up_hours
-from connections.sweeper.tasks import SweepTask, get_sweep_tasks
+from connections.sweeper.tasks import SweepTask, get_sweep_tasks, has_more
 from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,16 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 BATCH_SIZE = 500
+
+PART_SECONDS = 2
+"""How long a part of a repeated sweep goes on; the next sweep does the rest."""
+
+_UNREAD_DAYS = 1
+"""How long rows are kept at least that nodes have to read."""
+
+_MEASURED_DAYS = 2 / 24
+"""How long rows are kept at least that alerts measure, and that become an hour."""
+
 _SWEEP = "connections"
 _AUTHOR = "sweeper"
 
@@ -119,6 +130,7 @@ class Sweeper:
         self._is_dry = is_dry
         self._on_batch = on_batch
         self._part = ""
+        self._part_seconds = math.inf
         self.clock = clock
         self._holder_id = os.urandom(16).hex()
         self._beats: dict[str, _ObservedBeat] = {}
@@ -146,6 +158,7 @@ class Sweeper:
             self._is_leader = True
             for name in (*_PARTS, *map(_name_part, get_sweep_tasks())):
                 self._steps.declare(name, self.interval_seconds or 0)
+        self._part_seconds = PART_SECONDS
         return self._sweep(self._find_dead())
 
     def sweep_once(self, *, is_forced: bool = False) -> Swept:
@@ -183,14 +196,6 @@ class Sweeper:
         swept.connections_lost = (
             run(_LOST, lambda: self._mark_connections_lost(dead)) or 0
         )
-        if not self._is_dry:
-            work = partial(roll_up, self._batch_size)
-            swept.minutes_rolled = run(_ROLLUP, lambda: self._call(work)) or 0
-            run(_HOURS, lambda: self._call(roll_up_hours))
-        self._prune(swept)
-        for task in get_sweep_tasks():
-            count = run(_name_part(task), partial(self._run_task, task))
-            swept.tasks[task.name] = count or 0
         if swept.connections_lost:
             logger.warning(
                 "%s of dead nodes recorded as lost",
@@ -198,9 +203,17 @@ class Sweeper:
                 extra={"event": "connections_lost", "count": swept.connections_lost},
             )
         if not self._is_dry:
+            work = partial(roll_up, self._batch_size)
+            swept.minutes_rolled = run(_ROLLUP, lambda: self._call(work)) or 0
+            run(_HOURS, lambda: self._call(roll_up_hours))
+            # Alerts do not wait for what a deletion takes.
             self._call(self._record_finished)
             run(_ALERTS, lambda: self._call(self._evaluate_alerts))
             run(_MAILS, lambda: deliver(self._config))
+        self._prune(swept)
+        for task in get_sweep_tasks():
+            count = run(_name_part(task), partial(self._run_task, task))
+            swept.tasks[task.name] = count or 0
         if self._failed:
             raise SweepIncomplete(self._failed, swept)
         return swept
@@ -231,7 +244,7 @@ class Sweeper:
         return Sweep.objects.take(_SWEEP, self._holder_id, timeout_seconds)
 
     def _record_finished(self) -> None:
-        """Record the end of the sweep, and how long each part has not succeeded."""
+        """Record that the sweeper works, and how long each part has not succeeded."""
         ages = self._steps.get_ages()
         result = {"interval_seconds": self.interval_seconds, "ages": ages}
         finished = {"finished_at": Now(), "result": result}
@@ -344,20 +357,33 @@ class Sweeper:
     def _prune(self, swept: Swept) -> None:
         """Delete old rows of each model; one that fails does not stop the others."""
         retention = self._config.retention
-        gone_before = _days_ago(retention.closed_connections_days)
-        rollups_before = _days_ago(retention.rollups_days)
+        gone_days = retention.closed_connections_days
+        gone_before = _days_ago(gone_days)
+        rollups_before = _days_ago(max(retention.rollups_days, _MEASURED_DAYS))
         oldest_minute = rollups_before.timestamp() // 60
         # Bans and commands are kept as long as the connections that they ended.
         old: dict[str, tuple[Any, str, Any]] = {
             "connections": (Connection.objects, "closed_at", gone_before),
             "errors": (ErrorEvent.objects, "at", _days_ago(retention.errors_days)),
-            "close_requests": (CloseRequest.objects, "created_at", _days_ago(1)),
-            "nodes": (Node.objects.gone(), "stopped_at", gone_before),
+            "close_requests": (
+                CloseRequest.objects,
+                "created_at",
+                _days_ago(_UNREAD_DAYS),
+            ),
+            "nodes": (
+                Node.objects.gone(),
+                "stopped_at",
+                _days_ago(max(gone_days, _MEASURED_DAYS)),
+            ),
             "rollups": (MinuteRollup.objects, "minute", oldest_minute),
             "hours": (HourRollup.objects, "hour", oldest_minute // 60),
             "alerts": (Alert.objects, "resolved_at", rollups_before),
             "bans": (Ban.objects, "until", gone_before),
-            "orders": (NodeCommand.objects, "created_at", gone_before),
+            "orders": (
+                NodeCommand.objects,
+                "created_at",
+                _days_ago(max(gone_days, _UNREAD_DAYS)),
+            ),
             "refusals": (RefusedHandshake.objects, "at", gone_before),
         }
         for name in _PRUNED:
@@ -378,14 +404,14 @@ class Sweeper:
         return self._repeat(lambda: delete_some(rows, self._batch_size), rows.count)
 
     def _repeat(self, step: Callable[[], int], count_left: Callable[[], int]) -> int:
-        """Repeat a step of one short transaction until it finds nothing more."""
-        total = 0
-        while count := self._call(step):
+        """Repeat a short transaction until it finds nothing more or time is up."""
+        total, ends_at, goes_on = 0, self.clock() + self._part_seconds, True
+        while goes_on and self.clock() < ends_at:
+            count = self._call(step)
             total += count
-            if self._on_batch is not None:
+            if count and self._on_batch is not None:
                 self._on_batch(self._part, total, count_left)
-            if count < self._batch_size:
-                break
+            goes_on = has_more(count, self._batch_size)
         return total
 
 

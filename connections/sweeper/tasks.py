@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from connections.config.loader import WebSocketConfig
 
 
+class Unfinished(int):
+    """A number of rows, or of what else is counted, after which there is more to do."""
+
+
+def has_more(count: int, batch_size: int) -> bool:
+    """Return True if there may be more to do after a step that did so much."""
+    return count >= batch_size or isinstance(count, Unfinished)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTask:
     """Work on old rows, in transactions short enough for a database in use."""
@@ -17,7 +26,10 @@ class SweepTask:
     """Returns how many rows there are to work on."""
 
     work: Callable[[WebSocketConfig, int], int]
-    """Works on at most so many rows in one transaction; returns how many."""
+    """
+    Works on at most so many rows in one transaction; returns how many. It is called
+    again after so many, and after Unfinished.
+    """
 
 
 _tasks: dict[str, SweepTask] = {}

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connections.asgi import Message
+from connections.background import find_sentry
 from connections.config.loader import get_config
 from connections.telemetry.carrier import TRACE_API
 from connections.telemetry.events import Event, Watched
@@ -57,7 +58,7 @@ def find_instruments() -> tuple[Instrument, ...]:
     traces = find_traces()
     if traces is not None:
         found.append(traces)
-    if "sentry_sdk" in sys.modules:
+    if find_sentry() is not None:
         from connections.telemetry import sentry
 
         if sentry.is_set_up():
