@@ -95,8 +95,7 @@ def record_ban(action: str, ban: Ban, actor: str) -> None:
 
 def find_changed_limits(config: WebSocketConfig) -> dict[str, list[Any]]:
     """Return the keys that differ from the recorded configuration, with both values."""
-    last = AuditEntry.objects.filter(action=LIMITS).first()
-    before = last.facts["values"] if last is not None else {}
+    before = _find_recorded()
     now = _read_values(config)
     return {
         key: [before.get(key), now.get(key)]
@@ -109,14 +108,22 @@ def record_limits(config: WebSocketConfig) -> int:
     """
     Record the configuration if it differs from the recorded one; return 1 then.
 
-    The first entry has no changes.
+    The first entry has no changes, nor has one after an entry that cannot be read.
     """
     changed = find_changed_limits(config)
-    if changed or not AuditEntry.objects.filter(action=LIMITS).exists():
+    if changed or not _find_recorded():
         facts = {"changed": changed, "values": _read_values(config)}
         with acting(AuditEntry.Via.RULE, "configuration"):
             record(AuditEntry(action=LIMITS, facts=facts))
     return int(bool(changed))
+
+
+def _find_recorded() -> dict[str, Any]:
+    """Return the recorded configuration; empty if none is there, or is readable."""
+    last = AuditEntry.objects.filter(action=LIMITS).first()
+    facts = last.facts if last is not None else None
+    values = facts.get("values") if isinstance(facts, dict) else None
+    return values if isinstance(values, dict) else {}
 
 
 def _read_values(config: WebSocketConfig) -> dict[str, Any]:

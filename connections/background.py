@@ -45,6 +45,13 @@ def end_as_failure() -> Iterator[None]:
         raise RuntimeError("what was awaited has called sys.exit()") from exc
 
 
+def find_sentry() -> Any:
+    """Return the Sentry SDK that the project has imported; None for an older one."""
+    sentry: Any = sys.modules.get("sentry_sdk")
+    # The newest name that is needed: 1.x and the first of 2.x lack it.
+    return sentry if hasattr(sentry, "set_tags") else None
+
+
 def make_task_context() -> contextvars.Context | None:
     """
     Return the context of a task that outlives the event in which it starts.
@@ -54,7 +61,7 @@ def make_task_context() -> contextvars.Context | None:
     copy of the current context.
     """
     tracing: Any = sys.modules.get("opentelemetry.context")
-    sentry: Any = sys.modules.get("sentry_sdk")
+    sentry = find_sentry()
     if tracing is None and sentry is None:
         return None
     context = contextvars.copy_context()

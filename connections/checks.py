@@ -1,5 +1,6 @@
 """System checks: report invalid and unsafe configuration before a start."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.core import checks
 
+from connections.background import find_sentry
 from connections.config.loader import get_config
 from connections.connection.checks import check_routes, check_tables
 from connections.credentials.backends import find_backend_problems
@@ -173,6 +175,20 @@ def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [checks.Warning(message, hint=hint, obj="WEBSOCKET", id="connections.W015")]
 
 
+def check_sentry(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W028: the Sentry SDK is older than what connections needs."""
+    if "sentry_sdk" not in sys.modules or find_sentry() is not None:
+        return []
+    return [
+        checks.Warning(
+            "This sentry-sdk is too old: connections reports no failure to Sentry.",
+            hint='Install "sentry-sdk>=2.20".',
+            obj="settings",
+            id="connections.W028",
+        )
+    ]
+
+
 def check_redis_policy(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W016, for `check --deploy`: Redis may remove keys of the pool."""
     redis_url = get_redis_url()
@@ -238,8 +254,8 @@ def _check_limits() -> Iterator[checks.CheckMessage]:
     if most_files is not None and most_files < needed:
         yield _warn(
             5,
-            f"The process may open {most_files} files; max_total_connections needs "
-            f"about {needed}.",
+            f"The process may open {most_files} files; max_total_connections, "
+            f"handshake.max_pending and http.max_requests need about {needed}.",
             "Raise the hard limit (LimitNOFILE=, ulimit -Hn).",
         )
     if config.idle_timeout_seconds == 0:
@@ -339,6 +355,7 @@ def register() -> None:
     checks.register(check_runserver)
     checks.register(check_other_server, deploy=True)
     checks.register(check_proxies)
+    checks.register(check_sentry)
     checks.register(check_routes)
     checks.register(check_tables, deploy=True)
     checks.register(check_redis_policy, deploy=True)

@@ -79,7 +79,8 @@ class _Limited:
     presence: Any = False
     """True: the client is online, and present in the room of its path. A method
     presence(self), which accept() calls, names other rooms: it returns a room, a
-    Presence with public data, a list of them, or None. It may be a coroutine."""
+    Presence with public data, a list of them, or None. It may be a coroutine; that of a
+    synchronous consumer runs in the thread of its handlers."""
 
     scope: Message
     channel_layer: Any

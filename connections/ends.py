@@ -33,7 +33,7 @@ class EndLog:
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
-        call_later: Callable[[float, Callable[[], None]], None] = call_later,
+        call_later: Callable[[float, Callable[[], None]], bool] = call_later,
     ) -> None:
         self._clock = clock
         self._call_later = call_later
@@ -41,6 +41,7 @@ class EndLog:
         self._second = 0
         self._logged: Counter[str] = Counter()
         self._folded: Counter[str] = Counter()
+        self._is_scheduled = False
 
     def record(
         self,
@@ -94,6 +95,7 @@ class EndLog:
         """Log the counts of the ends that had no line."""
         with self._lock:
             folded, self._folded = self._folded, Counter()
+            self._is_scheduled = False
         if not folded:
             return
         total = folded.total()
@@ -119,10 +121,11 @@ class EndLog:
             self._logged[reason] += 1
             if reason not in FOLDED and self._logged[reason] <= MOST_PER_SECOND:
                 return False
-            is_due = not self._folded
             self._folded[reason] += 1
-        if is_due:
-            self._call_later(1, self.report)
+            is_due, self._is_scheduled = not self._is_scheduled, True
+        if is_due and not self._call_later(1, self.report):
+            with self._lock:
+                self._is_scheduled = False
         return True
 
 

@@ -6,7 +6,6 @@ filter belongs to the loggers of this library, so it works with every LOGGING.
 """
 
 import atexit
-import contextlib
 import logging
 import threading
 import time
@@ -30,13 +29,16 @@ _MOST_CHARACTERS = 200
 _ELSEWHERE = "other places"
 
 
-def call_later(seconds: float, call: Callable[[], None]) -> None:
-    """Call a function in a thread, unless the process ends before."""
+def call_later(seconds: float, call: Callable[[], None]) -> bool:
+    """Call a function later unless the process ends; False if no thread starts."""
     timer = threading.Timer(seconds, call)
     timer.daemon = True
-    # No thread starts while Python ends (3.12); reports are made at its exit.
-    with contextlib.suppress(RuntimeError):
+    try:
         timer.start()
+    except RuntimeError:
+        # The system has no more threads, or Python ends (3.12) and reports at its exit.
+        return False
+    return True
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class ErrorFilter(logging.Filter):
         name: str = "",
         *,
         clock: Callable[[], float] = time.monotonic,
-        call_later: Callable[[float, Callable[[], None]], None] = call_later,
+        call_later: Callable[[float, Callable[[], None]], bool] = call_later,
     ) -> None:
         super().__init__(name)
         self._clock = clock
@@ -90,10 +92,16 @@ class ErrorFilter(logging.Filter):
         exc = record.exc_info[1]
         place = getattr(record, "place", "") or find_place(exc)
         about = f"{getattr(record, 'exception', '') or _describe(exc)} ({place})"
-        if not self._admit((record.name, record.msg, type(exc), place), record, about):
+        # Another object may have no hash, or would be kept: an exception with frames.
+        text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        if not self._admit((record.name, text, type(exc), place), record, about):
             return False
+        try:
+            message = record.getMessage()
+        except Exception:
+            message = text  # A wrong format, or an exception whose __str__ fails.
         # Most messages end in the text of the exception.
-        message = record.getMessage().removesuffix(_get_text(about, place))
+        message = message.removesuffix(_get_text(about, place))
         record.error_place = place
         record.msg, record.args = "%s: %s", (message.rstrip(": "), about)
         return True
@@ -137,8 +145,9 @@ class ErrorFilter(logging.Filter):
             if len(places.known) > MOST_PLACES:
                 _, evicted = places.known.popitem(last=False)
             is_due, places.is_scheduled = not places.is_scheduled, True
-        if is_due:
-            self._call_later(REPORT_SECONDS, self.report)
+        if is_due and not self._call_later(REPORT_SECONDS, self.report):
+            with self._lock:
+                self._places.is_scheduled = False
         if evicted is not None and evicted.count:
             _log_count(evicted, evicted.count)
         return is_first

@@ -83,6 +83,31 @@ class UnsharedLimits(ConnectionsError):
         )
 
 
+class UserNotFound(ConnectionsError, ValueError):
+    """No user has this text as the key or the login name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"there is no user {self.text!r}"
+
+
+class UserAmbiguous(ConnectionsError, ValueError):
+    """A text names more than one user."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return (
+            f"{self.text!r} is the key of one user and the login name of another; name"
+            " the one that is meant by its other name"
+        )
+
+
 class PoolError(ConnectionsError):
     """No slot was acquired."""
 
@@ -166,7 +191,11 @@ class WrongCredential(Refused):
 
 
 class DatabaseUnavailable(ConnectionsError):
-    """The database did not answer; the work may or may not have been done."""
+    """
+    The database did not answer; the work may or may not have been done.
+
+    The cache of Django's sessions, where these are in one, counts as it does.
+    """
 
 
 class NotMigrated(ConnectionsError):

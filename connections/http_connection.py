@@ -8,6 +8,7 @@ sends is the body of the response. The client sends with requests of its own.
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -51,6 +52,9 @@ _ADVISED = {Reconnect.NEVER: 403, Reconnect.BACKOFF: 500}
 """The statuses of close codes, and of other codes by their advice; else 503."""
 
 _LAST_PART_SECONDS = 1
+
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+"""What ends a line of SSE (WHATWG HTML, section 9.2.6), and no other character."""
 
 
 class HttpRoutes:
@@ -273,9 +277,9 @@ def _with_own_origin(scope: Message) -> list[tuple[bytes, bytes]]:
 
 
 def _frame(event: str, text: str, retry_ms: int | None = None) -> bytes:
-    """Return an event of SSE; its text has no line breaks, as JSON has none."""
+    """Return an event of SSE, with a field for each line of its text."""
     lines = [f"event: {event}"] if event else []
-    lines += [f"data: {text}"]
+    lines += [f"data: {line}" for line in _LINE_BREAK.split(text)]
     if retry_ms is not None:
         lines.append(f"retry: {retry_ms}")
     return "\n".join([*lines, "", ""]).encode()

@@ -90,11 +90,11 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         first, *rest = super().format(record).splitlines() or [""]
-        return "\n    ".join([first, *map(_escape, rest)])
+        return "\n    ".join([first, *map(escape, rest)])
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.context = _name_context(record)
-        return _escape(super().formatMessage(record))
+        return escape(super().formatMessage(record))
 
 
 def _name_context(record: logging.LogRecord) -> str:
@@ -108,7 +108,8 @@ def _name_context(record: logging.LogRecord) -> str:
     return ", ".join(parts)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Return a text as one line, safe for a terminal, with escapes as of Python."""
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 

@@ -26,7 +26,11 @@ from connections.asgi import (
     with_extension,
 )
 from connections.credentials.channels_scope import describe_client
-from connections.credentials.handshake import find_origin, remove_credentials
+from connections.credentials.handshake import (
+    find_origin,
+    remove_ambient,
+    remove_credentials,
+)
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import find_user_credential
 from connections.exceptions import Refused
@@ -146,6 +150,7 @@ class OriginMiddleware:
                 return refuse_origin(scope, send, source)
             # The router knows the route, which decides.
             scope = {**scope, "foreign_source": source}
+        scope = remove_ambient(scope)
         scope = with_address(with_scheme(scope, source), source)
         return self.application(scope, receive, send)
 
@@ -295,7 +300,8 @@ async def reject(scope: Message, receive: Receive, send: Send, exc: Refused) -> 
     selected = offered[0] if offered else None
     if close_reason is not close_codes.RATE_LIMITED:  # The gate logs these, rarely.
         _log_refusal(scope, exc)
-    await send({"type": "websocket.accept", "subprotocol": selected})
+    accept = {"type": "websocket.accept", "subprotocol": selected}
+    await send({**accept, "compression": False})
     if selected is not None and selected.startswith("orchestra."):
         await send({"type": "websocket.send", "text": json.dumps(close_reason.bye())})
     close = {

@@ -7,7 +7,6 @@ have the reduced form alone. Limits and bans take the whole address, from memory
 
 import ipaddress
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from django.utils.crypto import salted_hmac
 
 from connections.config.loader import get_config
 from connections.config.privacy import FAMILY, FULL, NETWORK
+from connections.interning import share
 from connections.net.addresses import (
     UNIX,
     group_address,
@@ -79,7 +79,7 @@ def reduce_user_agent(text: str) -> str:
         if mark in text:
             return family
     found = _PRODUCT.match(text)
-    return sys.intern(found[0]) if found else ""
+    return share(found[0]) if found else ""
 
 
 def reduce_target(target: str, value: str) -> str:

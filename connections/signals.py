@@ -10,6 +10,7 @@ the writes of a node.
 """
 
 import atexit
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -95,10 +96,13 @@ class SignalThread:
             room = max(0, self._most_waiting - len(self._waiting))
             self._waiting.extend((signal, row) for row in rows[:room])
             if self._waiting and not self._is_running:
-                self._is_running = True
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._run, name="connections-signals", daemon=True
-                ).start()
+                )
+                # The system may have no more threads: then the next rows start one.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._is_running = True
         if len(rows) > room:
             record_failure("The queue of signals")
             logger.error(

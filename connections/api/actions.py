@@ -76,7 +76,8 @@ def _find_value(target: str, value: str) -> str:
     Return the value of a target as records hold it.
 
     Raises:
-        ApiError: 404, no such connection, user or node is known.
+        ApiError: 404, no such connection, user or node is known; 400, the text names
+            more than one user.
     """
     if target == Target.USER:
         return find_user(value)
@@ -169,7 +170,7 @@ def _ban(call: Call) -> dict[str, Any]:
         value = find_user(value)
     ban = Ban(target=target, value=value)
     try:
-        ban.clean()
+        ban.normalise()
         perform(_make_request(call, "ban", target, value))
     except ValidationError as exc:
         message = f"value: {'; '.join(exc.messages)}."

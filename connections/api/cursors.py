@@ -9,6 +9,12 @@ from django.db.models import Q
 
 from connections.api.errors import ApiError
 
+MOST_CHARACTERS = 4200
+"""
+The longest cursor: after a client id of 255 characters, each of which takes at most 12
+in JSON, and so 16 here.
+"""
+
 _SALT = "connections.api"
 
 

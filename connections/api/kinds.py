@@ -14,6 +14,8 @@ from connections.storage.text import is_storable
 from connections.units import as_stored
 
 _LONE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Not str.isprintable(): scripts and emoji need the joiners that it refuses."""
 
 MOMENT_SCHEMA = {"type": "string", "format": "date-time"}
 
@@ -35,6 +37,24 @@ class Line(Kind):
         if not is_storable(raw):
             raise ValueError(self.allowed)
         return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Line):
+    """A line that people see among others: nothing in it breaks or reorders them."""
+
+    @property
+    def allowed(self) -> str:
+        return (
+            f"a text of {self.least} to {self.most} characters, without line breaks"
+            " and other control characters"
+        )
+
+    def parse(self, raw: object) -> str:
+        text = Line.parse(self, raw)
+        if _CONTROL.search(text):
+            raise ValueError(self.allowed)
+        return text
 
 
 @dataclass(frozen=True, slots=True)

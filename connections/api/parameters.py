@@ -1,6 +1,7 @@
 """Read the query string and the JSON body of a request, strictly."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,11 @@ def parse_json(raw: bytes) -> Any:
     """
     try:
         return json.loads(
-            raw, parse_constant=_refuse, parse_int=_read_int, object_pairs_hook=_pair
+            raw,
+            parse_constant=_refuse,
+            parse_float=_read_float,
+            parse_int=_read_int,
+            object_pairs_hook=_pair,
         )
     except (ValueError, RecursionError) as exc:
         reason = "too deep" if isinstance(exc, RecursionError) else str(exc)
@@ -142,6 +147,13 @@ def _convert(kind: Kind | None, text: str) -> object:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:80]} is larger than any number that is read")
+    return number
 
 
 def _read_int(digits: str) -> int:

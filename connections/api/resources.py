@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import models
 
-from connections.api.cursors import find_after, make_cursor
+from connections.api.cursors import MOST_CHARACTERS, find_after, make_cursor
 from connections.api.errors import not_found
 from connections.api.kinds import MOMENT_SCHEMA, Line
 from connections.api.parameters import Parameter
@@ -29,7 +29,7 @@ PAGING = (
     ),
     Parameter(
         name="cursor",
-        kind=Line(most=1000),
+        kind=Line(most=MOST_CHARACTERS),
         about="The next_cursor of the page before.",
     ),
 )

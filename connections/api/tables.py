@@ -1,14 +1,16 @@
 """The resources of this app: what each list selects, shows and takes as a filter."""
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Count, Max, Min, Sum
 
-from connections.api.errors import not_found
+from connections.api.errors import ApiError, not_found
 from connections.api.kinds import MOMENT_SCHEMA, Line, Moment
 from connections.api.resources import Column, Filter, Resource
 from connections.config.kinds import Choice, Flag
+from connections.exceptions import UserAmbiguous, UserNotFound
 from connections.models import (
     AccessToken,
     Alert,
@@ -18,8 +20,8 @@ from connections.models import (
     ErrorEvent,
     MinuteRollup,
     Node,
+    user_key,
 )
-from connections.models.user_key import find_user_key
 from connections.units import as_utc
 
 
@@ -28,12 +30,14 @@ def find_user(text: str) -> str:
     Return the key of the user that a text names, by key or by login name.
 
     Raises:
-        ApiError: 404, there is no such user.
+        ApiError: 404, there is no such user; 400, there is more than one.
     """
     try:
-        return find_user_key(text)
-    except ValueError as exc:
+        return str(user_key.find_user(text).pk)
+    except UserNotFound as exc:
         raise not_found("user", text) from exc
+    except UserAmbiguous as exc:
+        raise ApiError(400, "ambiguous_user", f"{exc}.") from exc
 
 
 def equal(column: str, about: str) -> Filter:
@@ -77,7 +81,8 @@ def _select_in_force(rows: Any, is_in_force: bool) -> Any:
 
 
 def _to_minute(moment: datetime) -> int:
-    return int(as_utc(moment).timestamp() // 60)
+    """Return the first whole minute from a moment on."""
+    return math.ceil(as_utc(moment).timestamp() / 60)
 
 
 def _show_minute(minute: int) -> str:
@@ -318,7 +323,8 @@ _USAGE = Resource(
 _ERRORS = Resource(
     name="errors",
     item="error",
-    about="Exceptions of consumers, the newest first, without their tracebacks.",
+    about="Exceptions of consumers and responders, the newest first, without their"
+    " tracebacks.",
     permission="connections.view_errorevent",
     rows=ErrorEvent.objects.all,
     order=("-at", "-error_id"),

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from connections.capacity.load.generator import Load, LoadFailed
 from connections.capacity.load.procfs import read_cpu_seconds, read_memory_kib
+from connections.config.loader import WebSocketConfig
 
 _ACTIVE = 50
 """Connections that exchange messages while the others are idle."""
 
+_MOST_EVICTING = 300
+"""The most connections that a client opens for the measurement of an eviction."""
+
 _MEMORY_SHARE = 0.8
 _CPU_SHARE = 0.6
 """Shares of the free memory and of one core that connections may use."""
+
+
+Attempt = tuple[float | None, str]
+"""A figure and an empty text, or None and why it was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +97,35 @@ def estimate_capacity(
     return Bounds(opened=last.connections, memory=memory, cpu=cpu, files=files)
 
 
+def count_clients(counts: Sequence[int], limit: int) -> int:
+    """
+    Return how many clients open the connections of all steps within their limit.
+
+    One of them opens none before the eviction. The twenty in reserve are for slots
+    that are not yet free again.
+    """
+    return math.ceil((max(counts) + _ACTIVE) / limit) + 20 + 1
+
+
+def find_no_eviction(config: WebSocketConfig) -> str:
+    """Return why no eviction can be measured; empty if one can."""
+    if config.on_client_limit != "evict_oldest":
+        return f"on_client_limit is {config.on_client_limit}"
+    if "clients" in config.enforce.find_observed(""):
+        return "enforce.clients is observe"
+    if config.max_connections_per_client > _MOST_EVICTING:
+        return f"max_connections_per_client is over {_MOST_EVICTING}"
+    return ""
+
+
+def attempt(measure: Callable[[], float]) -> Attempt:
+    """Measure a figure without which the others are still of use."""
+    try:
+        return measure(), ""
+    except LoadFailed as exc:
+        return None, str(exc)
+
+
 class Ramp:
     """Open connections to one server in steps, and measure each step."""
 
@@ -123,14 +160,15 @@ class Ramp:
         """
         # Memory that the server allocates once must not count per connection.
         self._load.do("open", group="active", count=_ACTIVE, headers=self._headers)
+        self._confirm("active")
         self._exchange(0.2)
         base_kib = self._read_memory()
-        for count in counts:
+        for done, count in enumerate(counts):
             try:
                 step = self._measure_step(count, base_kib)
             except LoadFailed as exc:
                 self.stopped_by = f"{count} connections: {exc}"
-                if not self._open:
+                if not done:
                     raise
                 return
             yield step
@@ -145,7 +183,7 @@ class Ramp:
             "open", group="idle", count=new, headers=self._headers, seconds=60
         )
         seconds = self._clock() - started
-        self._load.do("confirm", group="idle", seconds=60)
+        self._confirm("idle")
         # The server writes records a little later.
         left = int(self._load.do("rest", seconds=self._seconds)["open"]) - _ACTIVE
         if left < count:
@@ -168,6 +206,12 @@ class Ramp:
             kib_per_connection=_divide(base_kib, memory_kib, count),
         )
 
+    def _confirm(self, group: str) -> None:
+        """Check that the server has closed no connection of a group."""
+        confirmed = self._load.do("confirm", group=group, seconds=60)
+        if confirmed["why_closed"]:
+            raise LoadFailed(confirmed["why_closed"])
+
     def measure_eviction(self, headers: str, limit: int) -> float:
         """Return the ms until a client's oldest connection is closed for a new one."""
         evicted = self._load.do("evict", headers=headers, limit=limit)
@@ -188,10 +232,18 @@ class Ramp:
         return _divide(before, self._read_cpu(), (self._clock() - started) / 100)
 
     def _read_cpu(self) -> float | None:
-        return None if self._pid is None else read_cpu_seconds(self._pid)
+        return self._read(read_cpu_seconds)
 
     def _read_memory(self) -> float | None:
-        return None if self._pid is None else read_memory_kib(self._pid)
+        return self._read(read_memory_kib)
+
+    def _read(self, read: Callable[[int], float]) -> float | None:
+        if self._pid is None:
+            return None
+        try:
+            return read(self._pid)
+        except OSError as exc:
+            raise LoadFailed(f"process {self._pid} cannot be read: {exc}") from exc
 
 
 def _floor(value: float) -> int:

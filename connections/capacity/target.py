@@ -7,23 +7,26 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError
+from django.http.request import validate_host
 
 from connections.capacity.load.generator import Load, LoadFailed
-from connections.config.loader import get_config
+from connections.config.loader import WebSocketConfig, get_config
+from connections.credentials import AccessTokens
+from connections.credentials.backends import load_backend
 from connections.credentials.tokens import issue
 from connections.models import AccessToken, Connection
 from connections.models.alias import atomic
 
 _PREFIX = "capacity:"
 _START_SECONDS = 30
+_TOKENS = "connections.credentials.AccessTokens"
 
 _RAISED = {
     "MAX_TOTAL_CONNECTIONS": "1000000",
@@ -87,15 +90,66 @@ def start_server(port: int) -> "Iterator[subprocess.Popen[bytes]]":
 def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError, urllib.error.HTTPError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=2).close()
+        if _answers(port, max(1, deadline - time.monotonic())):
             return True
         time.sleep(0.1)
     return False
 
 
+def _answers(port: int, seconds: float) -> bool:
+    """
+    Return True if a server answers within some seconds, whatever it answers.
+
+    The project need not have the URL, nor allow this Host, and may redirect all
+    requests to TLS. No proxy of the environment stands between.
+    """
+    connection = HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        connection.request("GET", "/livez")
+        connection.getresponse()
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def choose_host(address: str, port: int) -> str:
+    """
+    Return the Host of the handshakes: the address, or a host that is allowed.
+
+    In production ALLOWED_HOSTS holds names alone, and another Host is refused.
+    """
+    allowed = settings.ALLOWED_HOSTS
+    if not allowed or validate_host(address, allowed):
+        return f"{address}:{port}"
+    return str(allowed[0]).removeprefix(".")
+
+
+def require_tokens(config: WebSocketConfig) -> None:
+    """
+    Check that handshakes are admitted with the tokens of make_tokens().
+
+    Raises:
+        LoadFailed: no credential backend reads them.
+        ConfigError: a credential backend cannot be used.
+    """
+    paths = config.credential_backends
+    reads = any(isinstance(load_backend(path), AccessTokens) for path in paths)
+    if reads or config.anonymous:
+        return
+    raise LoadFailed(
+        f"credential_backends has no {_TOKENS}, so handshakes with the tokens of the"
+        " measurement would be refused with 4001. Add it, for the measurement alone"
+        " with the variable WEBSOCKET__CREDENTIAL_BACKENDS="
+        f"'[{', '.join([_TOKENS, *paths])}]'"
+    )
+
+
 def measure_drain(load: Load, server: "subprocess.Popen[bytes]") -> float:
     """Return how many seconds the server takes to drain and exit."""
+    if server.poll() is not None:
+        raise LoadFailed(f"the server has exited with status {server.returncode}")
     started = time.monotonic()
     server.send_signal(signal.SIGTERM)
     deadline = started + get_config().drain.grace_seconds + 30

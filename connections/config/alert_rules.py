@@ -269,6 +269,10 @@ def _change(
         except ValueError as exc:
             problems.append(Problem(f"{place}.{key}", value, str(exc)))
     threshold = values.get("threshold")
+    if rule.unit == "%" and isinstance(threshold, int | float) and threshold > 1:
+        allowed = "a share of at most 1, such as 0.9 for 90 %"
+        problems.append(Problem(f"{place}.threshold", threshold, allowed))
+        return rule
     if isinstance(threshold, int | float) and "clear" not in raw:
         # A changed threshold alone keeps its ratio to `clear`.
         values["clear"] = threshold * rule.clear / rule.threshold

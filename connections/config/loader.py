@@ -153,7 +153,9 @@ class WebSocketConfig:
         "connect over a Unix socket",
     )
     echo_endpoint: bool = option(
-        Flag(), False, "serve /ws/echo/; true in development (DEBUG)"
+        Flag(),
+        False,
+        "the reference application alone: serve /ws/echo/; there true with DEBUG",
     )
     reauthorise_seconds: float = option(
         Number(0.1, 3600),

@@ -238,7 +238,7 @@ class HttpConfig:
         Size(65_536, 1024**5),
         "4GB",
         "bytes of all HTTP bodies in files of one node; over it the largest is"
-        " answered 503",
+        " answered 429",
     )
     min_bytes_per_second: int = option(
         Whole(1, 1_000_000_000),
@@ -310,10 +310,13 @@ class SessionsConfig:
     max_open_streams_per_client: int = option(
         Whole(1, 1_000_000),
         32,
-        "answers under way at once for one client; each node counts its own",
+        "answers under way at once for one client; each node counts its own, and where"
+        " workers answer the database those in its sessions",
     )
     max_open_streams_per_node: int = option(
-        Whole(1, 1_000_000), 500, "answers under way at once on one node"
+        Whole(1, 1_000_000),
+        500,
+        "answers under way at once on one node, or in one worker",
     )
     max_sessions_per_client: int = option(
         Whole(0, 1_000_000),
@@ -344,6 +347,12 @@ class SessionsConfig:
         "what happens at max_sessions_per_client: refuse a new session, or delete the"
         " one unused for longest; an empty one makes room in both cases",
     )
+    answered_by: str = option(
+        Choice(("nodes", "workers")),
+        "nodes",
+        "who runs SESSIONS_RESPONDER: the node that got the message, or the processes"
+        " of answer_messages",
+    )
     stream_timeout_seconds: float = option(
         Number(0.1, 86_400),
         300,
@@ -369,16 +378,24 @@ class SessionsConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionConfig:
     closed_connections_days: float = option(
-        Number(0, 36_500), 30, "days for which records of closed connections are kept"
+        Number(0, 36_500),
+        30,
+        "days for which records of closed connections are kept; those of ended nodes"
+        " at least two hours, commands to nodes at least a day",
     )
     errors_days: float = option(
         Number(0, 36_500), 30, "days for which error events are kept"
     )
     rollups_days: float = option(
-        Number(0, 36_500), 90, "days for which per-minute rollups are kept"
+        Number(0, 36_500),
+        90,
+        "days for which per-minute rollups and resolved alerts are kept; at least two"
+        " hours",
     )
     sessions_days: float = option(
-        Number(0, 36_500), 90, "days for which an unused session is kept"
+        Number(0.01, 36_500),
+        90,
+        "days for which an unused session is kept; 0, which would be none, is refused",
     )
     audit_days: float = option(
         Number(0, 36_500), 365, "days for which entries of the audit stream are kept"

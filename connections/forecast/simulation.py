@@ -1,7 +1,7 @@
 """Hold recorded connections to limits, and count whom these would have affected."""
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -143,8 +143,9 @@ class Simulation:
         # The ends to come: the moment, the connection, and whether it is idle then.
         self._ends: list[tuple[float, str, bool]] = []
         self._durations = Durations()
-        # When a handshake that was refused is admitted, by client and route.
-        self._admitted: dict[tuple[str, str], float] = {}
+        # When a handshake that was refused is admitted, or tried again; by client and
+        # route, the oldest first.
+        self._admitted: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def add(self, record: Record) -> None:
         """Open a connection, after all that opened before it."""
@@ -216,11 +217,14 @@ class Simulation:
 
     def _is_retry(self, refused: RefusedRecord) -> bool:
         """Return True for a handshake that an admitted client would not have made."""
+        oldest = refused.opened_at - RETRY_SECONDS
+        while self._admitted and next(iter(self._admitted.values())) < oldest:
+            self._admitted.popitem(last=False)
         key = (refused.client_id, refused.route)
-        last = self._admitted.get(key, -math.inf)
-        if refused.opened_at - last > RETRY_SECONDS:
+        if key not in self._admitted:
             return False
         self._admitted[key] = refused.opened_at
+        self._admitted.move_to_end(key)
         return True
 
     def _end_until(self, moment: float) -> None:

@@ -93,7 +93,15 @@ async def assert_open(
     Ping a server and wait for its pong.
 
     A RawClient skips frames before the pong.
+
+    Raises:
+        TypeError: a WebsocketCommunicator of Channels has no pings.
     """
+    if isinstance(peer, Communicator):
+        raise TypeError(
+            "assert_open() pings: it takes a RawClient or a connection of the"
+            f" websockets library, not a {type(peer).__name__}"
+        )
     try:
         async with asyncio.timeout(scale(seconds)):
             if isinstance(peer, RawClient):

@@ -19,8 +19,10 @@ from connections.config.loader import WebSocketConfig
 from connections.credentials.identity import Credential
 from connections.node.node import Node
 from connections.testing.clock import FakeClock
+from connections.testing.waiting import scale
 
 PATIENCE_SECONDS = 15
+END_SECONDS = 5
 
 
 class VirtualNode(Node):
@@ -58,22 +60,37 @@ def make_node(clock: FakeClock | None = None, **values: Any) -> VirtualNode:
 
 
 class Communicator(WebsocketCommunicator):
-    """Channels' communicator with longer timeouts, for busy machines."""
+    """
+    Channels' communicator with longer timeouts, for busy machines.
 
-    async def connect(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().connect(timeout)
+    By default they are PATIENCE_SECONDS, for an end END_SECONDS, multiplied by
+    TEST_PATIENCE.
+    """
 
-    async def receive_output(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().receive_output(timeout)
+    async def connect(self, timeout: float | None = None) -> Any:
+        return await super().connect(_choose(timeout))
 
-    async def receive_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().receive_from(timeout)
+    async def receive_output(self, timeout: float | None = None) -> Any:
+        return await super().receive_output(_choose(timeout))
 
-    async def receive_json_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().receive_json_from(timeout)
+    async def receive_from(self, timeout: float | None = None) -> Any:
+        return await super().receive_from(_choose(timeout))
 
-    async def wait(self, timeout: float = PATIENCE_SECONDS) -> None:
-        await super().wait(timeout)
+    async def receive_json_from(self, timeout: float | None = None) -> Any:
+        return await super().receive_json_from(_choose(timeout))
+
+    async def disconnect(self, code: int = 1000, timeout: float | None = None) -> None:
+        # A consumer that has not ended then is cancelled, without an error.
+        seconds = scale(END_SECONDS) if timeout is None else timeout
+        await super().disconnect(code, seconds)
+
+    async def wait(self, timeout: float | None = None) -> None:
+        await super().wait(_choose(timeout))
+
+
+def _choose(timeout: float | None) -> float:
+    """Return the timeout of a caller, or that of this machine."""
+    return scale(PATIENCE_SECONDS) if timeout is None else timeout
 
 
 def connect_to(
@@ -84,9 +101,9 @@ def connect_to(
     **scope: Any,
 ) -> Communicator:
     """
-    Return a communicator whose scope is as the middleware makes it.
+    Return a communicator whose scope has the node and the credential of a client.
 
-    `scope` overrides keys: `user=`, `session=`, `url_route=` and so on.
+    `scope` adds what the consumer reads besides: `user=`, `session=`, `url_route=`.
     """
     communicator = Communicator(consumer.as_asgi(), path)
     if node is not None:

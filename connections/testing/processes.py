@@ -1,5 +1,6 @@
 """Start real server processes on free ports, and end them by their id."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -36,6 +37,10 @@ _OPTIONS = {
     "gunicorn": ("-k", "uvicorn_worker.UvicornWorker", "--bind", "127.0.0.1:{port}"),
 }
 """The options with which another server listens on a port of this machine."""
+
+
+# A proxy of the environment does not reach this machine's own ports.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class StartFailed(Exception):
@@ -123,20 +128,25 @@ class LiveServer:
         Return connect() of the `websockets` library for a path, with a token.
 
         Await it for a connection, or use it with `async with`; other options go to
-        connect(). A page of this server sends `origin=server.url`.
+        connect(), which uses no proxy of the environment. A page of this server sends
+        `origin=server.url`.
         """
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         return connect(
             self.ws_url + path,
             additional_headers=bearer | dict(headers or {}),
-            **({"open_timeout": scale(_OPEN_SECONDS)} | options),
+            **({"open_timeout": scale(_OPEN_SECONDS), "proxy": None} | options),
         )
 
     def start(self, *, is_ready: bool = True) -> "LiveServer":
         """Start the process, and wait until /readyz answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv(), env=self.environment, stdout=log, stderr=log
+                self._argv(),
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         if is_ready:
             self.wait_ready()
@@ -154,7 +164,7 @@ class LiveServer:
             if self._process is not None and self._process.poll() is not None:
                 raise StartFailed(self._explain("ended at its start"))
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
+                with _opener.open(f"{self.url}/readyz", timeout=scale(1)):
                     return
             except urllib.error.HTTPError as exc:
                 exc.close()
@@ -183,7 +193,11 @@ class LiveServer:
         return self._process.wait(scale(seconds))
 
     def stop(self) -> None:
-        """End the process within seconds if it runs, cutting off its connections."""
+        """
+        End the process within seconds if it runs, cutting off its connections.
+
+        What it started ends with it.
+        """
         if not self.is_running:
             return
         # The second SIGTERM skips the grace period; SIGCONT wakes a frozen process.
@@ -193,6 +207,9 @@ class LiveServer:
             self.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
+        # Two signals end the parent of some servers before its workers.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def log(self) -> str:
         """Return the whole log."""

@@ -1,5 +1,6 @@
 """One connection of the load generator: its messages and its keepalive."""
 
+import contextlib
 import dataclasses
 import socket
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Client:
         "request",
         "sent_at",
         "socket",
+        "why_closed",
     )
 
     def __init__(self, sock: socket.socket, request: bytes, dialect: Dialect) -> None:
@@ -57,6 +59,7 @@ class Client:
         self.is_open = False
         self.frame = self.reply = b""
         self.sent_at = 0.0
+        self.why_closed = ""
         self.on_data: Callable[[Client, bytes], None] = _ignore
 
 
@@ -68,8 +71,11 @@ def keep_alive(client: Client, data: bytes) -> None:
     """Answer pings and a close frame on an idle connection."""
     try:
         client.buffer = answer_pings(client, client.buffer + data)
-    except ConnectionError:
-        client.socket.send(build_frame(CLOSE, b""))
+    except ConnectionError as exc:
+        client.why_closed = str(exc)
+        # The server may have reset the connection: the next poll counts it.
+        with contextlib.suppress(OSError):
+            client.socket.send(build_frame(CLOSE, b""))
 
 
 def answer_pings(client: Client, data: bytes) -> bytes:
@@ -87,7 +93,13 @@ def answer_pings(client: Client, data: bytes) -> bytes:
         elif client.dialect is SOCKET_IO and payload == b"2":
             client.socket.send(build_frame(TEXT, b"3"))
         elif raw[0] == CLOSE:
-            raise ConnectionError(f"closed by the server: {payload!r}")
+            raise ConnectionError(f"closed by the server: {_read_close(payload)}")
         else:
             kept += raw
     return kept + rest
+
+
+def _read_close(payload: bytes) -> str:
+    """Return the code and reason of a close frame (RFC 6455, section 5.5.1)."""
+    code = int.from_bytes(payload[:2], "big")
+    return f"{code} {payload[2:].decode(errors='replace')}".rstrip()

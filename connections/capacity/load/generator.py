@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -61,12 +62,15 @@ class Load:
             LoadFailed: the step failed.
         """
         stdin, stdout = self._streams()
-        stdin.write(json.dumps({"do": step, **options}) + "\n")
-        stdin.flush()
-        line = stdout.readline()
-        answer: Answer = (
-            json.loads(line) if line else {"error": "the generator has exited"}
-        )
+        line = ""
+        with suppress(BrokenPipeError):  # Of a process that has ended.
+            stdin.write(json.dumps({"do": step, **options}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        if not line:
+            status = self._process.wait(10)
+            raise LoadFailed(f"{step}: the load generator has exited, status {status}")
+        answer: Answer = json.loads(line)
         if "error" in answer:
             raise LoadFailed(f"{step}: {answer['error']}")
         return answer
@@ -74,10 +78,11 @@ class Load:
     def close(self) -> None:
         """Kill the process, and with it all its connections."""
         stdin, stdout = self._streams()
-        stdin.close()
-        stdout.close()
         self._process.kill()
         self._process.wait(10)
+        with suppress(BrokenPipeError):  # It holds a step that nobody has read.
+            stdin.close()
+        stdout.close()
 
     def _streams(self) -> tuple[IO[str], IO[str]]:
         if self._process.stdin is None or self._process.stdout is None:
@@ -123,8 +128,8 @@ class Steps:
 
     def confirm(self, group: str, seconds: float) -> Answer:
         """Wait until each connection of a group answers a ping, or is closed."""
-        self.clients.confirm(self.groups[group], seconds)
-        return {"open": len(self.clients)}
+        why_closed = self.clients.confirm(self.groups[group], seconds)
+        return {"open": len(self.clients), "why_closed": why_closed}
 
     def echo(self, group: str, seconds: float, size: int = 100) -> Answer:
         """Exchange messages over a group, one in flight on each connection."""

@@ -39,12 +39,18 @@ def read_available_kib() -> int:
     raise OSError("no MemAvailable")
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a free port of 127.0.0.1."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a free port of 127.0.0.1 that this process was not given before."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 def allow_many_files() -> int:

@@ -63,6 +63,8 @@ class Clients:
         """
         Open connections, `concurrency` at a time; return them and their times.
 
+        Each has one of `headers`, which may begin with a Host of its own.
+
         Raises:
             ConnectionError: a connection was refused, or answered wrongly.
             TimeoutError: not all connections were open in time.
@@ -80,16 +82,23 @@ class Clients:
             times.append(time.monotonic() - client.sent_at)
             opened.append(client)
 
-        while len(opened) < count:
-            while started < count and len(waiting) < concurrency:
-                lines = headers[self._made % len(headers)] if headers else ""
-                waiting.add(self._begin(path or dialect.path, lines, dialect, record))
-                started += 1
-            self.poll(0.5)
-            if self.lost > lost:
-                raise ConnectionError("the server has closed a connection")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(opened)} of {count} open in {seconds} s")
+        try:
+            while len(opened) < count:
+                while started < count and len(waiting) < concurrency:
+                    lines = headers[self._made % len(headers)] if headers else ""
+                    begun = self._begin(path or dialect.path, lines, dialect, record)
+                    waiting.add(begun)
+                    started += 1
+                self.poll(0.5)
+                if self.lost > lost:
+                    raise ConnectionError("the server has closed a connection")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{len(opened)} of {count} open in {seconds} s")
+        finally:
+            # A refusal of one that is left would fail a later step.
+            for client in waiting:
+                if client.socket.fileno() >= 0:
+                    self.drop(client)
         return opened, times
 
     def _begin(
@@ -105,8 +114,10 @@ class Clients:
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((f"127.1.{index // 250}.{index % 250 + 1}", 0))
         self._made += 1
+        if not lines.startswith("Host: "):
+            lines = f"Host: {self._host}:{self._port}\r\n{lines}"
         request = (
-            f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"GET {path} HTTP/1.1\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {KEY.decode()}\r\n{lines}\r\n"
@@ -156,9 +167,11 @@ class Clients:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.socket.close()
 
-    def confirm(self, clients: Sequence[Client], seconds: float) -> None:
+    def confirm(self, clients: Sequence[Client], seconds: float) -> str:
         """
         Ping each connection, and wait until it has answered or is closed.
+
+        Return why one was closed, or an empty text.
 
         A server completes the handshake of a connection that it refuses, and sends
         the close frame after it, later on a busy machine.
@@ -178,6 +191,7 @@ class Clients:
         clients = [client for client in clients if client.socket.fileno() >= 0]
         for client in clients:
             client.on_data = take
+            take(client, b"")  # What came with the handshake.
             # A closed socket is counted by the next poll.
             with contextlib.suppress(OSError):
                 client.socket.send(build_frame(PING, b""))
@@ -187,6 +201,7 @@ class Clients:
                 raise TimeoutError(f"{left} connections answer no ping in {seconds} s")
         for client in clients:
             client.on_data = keep_alive
+        return next(filter(None, (client.why_closed for client in clients)), "")
 
     # Echo
 
