@@ -1,15 +1,25 @@
 """Start servers with this project's settings and a migrated database each."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
 
 from connections.testing import LiveServer, Servers
+from tests.integration.ports import hold_port
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class _HoldingServer(LiveServer):
+    """A server whose port nobody takes before it listens, or while it restarts."""
+
+    def __init__(self, *, port: int | None = None, **options: Any) -> None:
+        super().__init__(port=port or hold_port(self), **options)
 
 
 def make_server(
@@ -25,7 +35,7 @@ def make_server(
     database: dict[str, Any] = {"NAME": str(folder / "db.sqlite3")}
     if url := own.get("DATABASE_URL"):
         database = {"OPTIONS": {}, **dj_database_url.parse(url)}
-    return LiveServer(
+    return _HoldingServer(
         folder=folder, environment=own, databases={"default": database}, **options
     )
 
@@ -51,7 +61,9 @@ class ProjectServers(Servers):
     def stop_all(self) -> None:
         # A kill is faster than a stop, and a run has hundreds of servers.
         for server in self.running():
-            server.kill()
+            # With its workers, which would outlive the parent.
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
     def build(self, folder: Path, **options: Any) -> LiveServer:
         return make_server(folder, **options)

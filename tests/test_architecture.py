@@ -17,6 +17,7 @@ PACKAGES = ("connections", "sessions_history", "orchestra")
 LAYERS = (
     # The ground: no Django models, no I/O.
     "units",
+    "interning",
     "version",
     "asgi",
     "close_codes",
@@ -27,6 +28,7 @@ LAYERS = (
     "error_log",
     "stderr_log",
     "background",
+    "process_exit",
     "passes",
     "slices",
     "deadline",

@@ -96,3 +96,18 @@ def test_the_charts_in_the_pages_are_those_of_the_recorded_results() -> None:
         assert place.exists() == bool(drawn)
         assert (place.name in page) == bool(drawn)
         assert not drawn or place.read_text() == drawn
+
+
+def test_the_longest_figure_has_its_place_beside_the_longest_bar(
+    tmp_path: Path,
+) -> None:
+    figure = "191,961 (174,589-193,748)"
+    chart = next(one for one in DRAWN if one.name == "broadcast-few")
+    values = [{chart.key: float(one)} for one in (174_589, 191_961, 193_748)]
+    recorded = json.loads(RECORD.read_text())
+    recorded["rounds"] = {chart.measure: {"orchestra-serve-direct": values}}
+    tree = ElementTree.fromstring(draw(chart, recorded))
+    (text,) = (one for one in tree.iter() if one.text == figure)
+    width = float(tree.attrib["viewBox"].split()[2])
+    # Letters of thirteen pixels are seven wide on average.
+    assert float(text.attrib["x"]) + 7 * len(figure) <= width

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from connections.management.commands.close_codes import make_module
+from connections.testing.waiting import scale
 from tests.node import find_node
 
 pytestmark = pytest.mark.source
@@ -18,7 +19,10 @@ TESTS = sorted(ROOT.glob("tests/js/*.test.mjs"))
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name.split(".")[0])
 def test_in_node(path: Path) -> None:
     done = subprocess.run(
-        [find_node(), "--test", path], capture_output=True, text=True, timeout=120
+        [find_node(), "--test", path],
+        capture_output=True,
+        text=True,
+        timeout=scale(60),
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

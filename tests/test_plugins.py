@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.budget import find_overruns, read_budgets
+from tests.plugins.budget import BudgetPlugin, find_overruns, read_budgets
 from tests.plugins.selection import (
     LIVE_FOLDERS,
     PROMISES,
@@ -39,11 +39,45 @@ def run_pytest(
     )
 
 
-def test_a_file_over_its_budget_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_PATIENCE", "2")
+def test_a_file_over_its_budget_is_named() -> None:
     taken = {"tests/a.py": 39.0, "tests/b.py": 41.0, "tests/c.py": 9.0}
-    (sentence,) = find_overruns(taken, 20, {"tests/c.py": 5})
+    (sentence,) = find_overruns(taken, 20, {"tests/c.py": 5}, 2)
     assert sentence == "tests/b.py took 41 s; its budget is 20 s, here 40"
+
+
+def test_a_file_with_a_failed_test_is_held_to_no_budget() -> None:
+    """The failure is shown, and CI may run it again: a deadline took the time."""
+    plugin = BudgetPlugin()
+    report = pytest.TestReport(
+        "tests/slow.py::test_it", ("", 0, ""), {}, "passed", None, "call", duration=1e4
+    )
+    plugin.pytest_runtest_logreport(report)
+    report.nodeid, report.outcome = "tests/hung.py::test_it", "failed"
+    plugin.pytest_runtest_logreport(report)
+    assert [sentence.split()[0] for sentence in plugin.find()] == ["tests/slow.py"]
+
+
+def test_timeouts_scale_with_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of marks and the default, and not one of the command line."""
+    monkeypatch.setenv("TEST_PATIENCE", "2.5")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def find(request):\n"
+        "    mark = request.node.get_closest_marker('timeout')\n"
+        "    return mark and mark.args[0]\n"
+        "def test_default(request):\n"
+        "    expected = None if request.config.getoption('timeout') else 25\n"
+        "    assert find(request) == expected\n"
+        "@pytest.mark.timeout(4)\n"
+        "def test_marked(request):\n"
+        "    assert find(request) == 10\n"
+    )
+    plugin = "tests.plugins.calibration"
+    for option in ((), ("--timeout", "7")):
+        done = run_pytest(tmp_path, plugin, "-o", "timeout=10", *option)
+        assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_every_budget_is_of_a_file_that_exists() -> None:
@@ -77,7 +111,7 @@ def test_workers_run_the_files_with_the_largest_budgets_first(tmp_path: Path) ->
 def test_live_folders_exist_and_others_are_within_the_process() -> None:
     assert is_live(TESTS / "integration" / "test_drain.py")
     assert not is_live(TESTS / "connections" / "test_drain.py")
-    assert any((TESTS / name).is_dir() for name in LIVE_FOLDERS)
+    assert all((TESTS / name).is_dir() for name in LIVE_FOLDERS)
 
 
 def test_a_test_that_reaches_a_browser_by_another_module_needs_it() -> None:
@@ -98,9 +132,47 @@ def test_a_failure_within_the_process_is_not_run_again(
 def test_three_unstable_tests_are_a_failure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failed = {f"tests/integration/test_drain.py::test_{x}": "" for x in "abc"}
+    """The last lines of the log say what failed, and why."""
+    errors = "\n".join(f"E   line {number}" for number in range(20))
+    place = "tests/test_x.py:2: AssertionError"
+    report = f"def test_x():\n>   assert False\n{errors}\n\n{place}"
+    failed = {f"tests/integration/test_drain.py::test_{x}": report for x in "abc"}
     assert run_again(failed) == 1
-    assert "at most 2" in capsys.readouterr().out
+    first, *told = capsys.readouterr().out.splitlines()
+    assert "at most 2" in first
+    of_each = len(told) // 3
+    assert told[:of_each] == [
+        "FAILED tests/integration/test_drain.py::test_a",
+        *(f"E   line {number}" for number in range(5)),
+        "...",
+        *(f"E   line {number}" for number in range(11, 20)),
+        place,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "shown"),
+    [(0, 0, "UNSTABLE"), (1, 1, "failed again")],
+    ids=["passes", "fails"],
+)
+def test_a_live_test_that_failed_is_run_once_more(
+    capsys: pytest.CaptureFixture[str], status: int, expected: int, shown: str
+) -> None:
+    """If it passes then, both of its logs are printed."""
+    name, ran = "tests/integration/test_drain.py::test_x", []
+
+    def run(nodeid: str) -> "subprocess.CompletedProcess[str]":
+        ran.append(nodeid)
+        said = "passed alone" if status == 0 else "failed again"
+        return subprocess.CompletedProcess([], status, said, "")
+
+    assert run_again({name: "the first failure"}, run) == expected
+    assert ran == [name]
+    printed = capsys.readouterr().out
+    assert shown in printed
+    if status == 0:
+        assert "the first failure" in printed
+        assert "passed alone" in printed
 
 
 def test_nothing_failed_is_nothing_to_run_again() -> None:
@@ -120,12 +192,18 @@ def test_the_failures_of_a_run_are_written(tmp_path: Path) -> None:
     assert "assert 1 == 2" in failed["test_it.py::test_wrong"]
 
 
-def test_every_promise_is_a_test_that_exists() -> None:
-    """A renamed test would otherwise no longer be run by `script/test`."""
-    source = "\n".join(
-        path.read_text()
-        for name in LIVE_FOLDERS
-        for path in (TESTS / name).rglob("*.py")
+@pytest.mark.source
+def test_every_promise_is_a_test_that_script_test_runs() -> None:
+    """A renamed test, or one with another id, would be left out."""
+    folders = [f"tests/{name}" for name in LIVE_FOLDERS]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "--collect-only"),
+            *("-p", "no:cacheprovider", "-m", "promise", *folders),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-    names = {name.partition("[")[0] for name in PROMISES}
-    assert [name for name in sorted(names) if f"def {name}(" not in source] == []
+    found = re.findall(r"^tests/\S+::(\w+(?:\[.*\])?)$", done.stdout, re.MULTILINE)
+    assert sorted(PROMISES - set(found)) == [], done.stdout + done.stderr

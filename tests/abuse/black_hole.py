@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from connections.testing import TEXT, AttentiveClient, build_frame, wait_until
+from connections.testing.waiting import scale
 from tests.abuse.corpus import LIMITS
 from tests.abuse.records import read_close_reasons
 from tests.project import make_server
 
-_QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": 1}
+_QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": scale(0.5)}
 
 
 def _run(command: str) -> None:

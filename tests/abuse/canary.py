@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 
 import websockets
 
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 _ADDRESS = "127.254.0.1"
 _MESSAGE_SECONDS = 0.025
 _CONNECT_SECONDS = 0.2
-_ANSWER_SECONDS = 15
+_ANSWER_SECONDS = scale(7.5)
 """A message without an answer after this time counts as lost."""
 
 
@@ -69,7 +70,7 @@ class Canary:
 
     def stop(self) -> None:
         """End the process."""
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=scale(30))
 
     def _ask(self, word: str) -> str:
         assert self._process.stdin is not None

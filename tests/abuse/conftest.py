@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import make_table
+from connections.testing.waiting import scale
 from tests.abuse.attack import Attack
 from tests.abuse.corpus import LIMITS
 from tests.abuse.report import HEADER, describe, make_rows
 from tests.abuse.watch import Arena, Report
 from tests.project import ProjectServers
 
-_PATIENCE_SECONDS = 20
+_PATIENCE_SECONDS = 10
 _OFFERED_BYTES = 400_000_000
 
 _reports: list[Report] = []
@@ -47,7 +48,7 @@ def find_arena(
             )
             arenas[key] = Arena(
                 server,
-                patience_seconds=_PATIENCE_SECONDS,
+                patience_seconds=scale(_PATIENCE_SECONDS),
                 offered_bytes=_OFFERED_BYTES,
                 access_log=access_log,
             )

@@ -4,6 +4,7 @@ from functools import partial
 
 from connections.close_codes import get_reason
 from connections.testing import PONG, build_frame
+from connections.testing.waiting import scale
 from tests.abuse import frames, handshakes, messages, peers
 from tests.abuse.attack import Attack
 from tests.abuse.cases import (
@@ -22,10 +23,11 @@ LIMITS = {
     "allowed_origins": "[https://app.example.com]",
     "max_message_size": "1MiB",
     "node__beat_seconds": 0.1,
-    "handshake__timeout_seconds": 2,
-    "buffers__unfinished_message_seconds": 1,
-    "buffers__receive_stall_seconds": 1,
-    "buffers__send_stall_seconds": 1,
+    # A client that stands still for so long on a slow machine would be cut off.
+    "handshake__timeout_seconds": scale(1),
+    "buffers__unfinished_message_seconds": scale(0.5),
+    "buffers__receive_stall_seconds": scale(0.5),
+    "buffers__send_stall_seconds": scale(0.5),
 }
 """Short deadlines for tests; all other settings have their defaults."""
 
@@ -285,6 +287,6 @@ ATTACKS = (
         answers=frozenset(("dropped",)),
         recorded=frozenset(("4201 dead",)),
         counted=(_END % "dead",),
-        config={"ping_interval_seconds": 1, "ping_timeout_seconds": 2},
+        config={"ping_interval_seconds": 1, "ping_timeout_seconds": scale(1)},
     ),
 )

@@ -14,6 +14,7 @@ from connections.testing import (
     SlowClient,
     build_frame,
 )
+from connections.testing.waiting import scale
 from tests.abuse.attack import (
     Target,
     during,
@@ -58,16 +59,16 @@ async def flood_frames(
     target: Target, begin: bytes, piece: bytes, *, reads: bool = True
 ) -> Counter[str]:
     """Send one frame again and again, as fast as the server takes it."""
-    seconds = min(_POUR_SECONDS, target.patience_seconds)
+    seconds = min(scale(_POUR_SECONDS), target.patience_seconds)
     client = await target.open(kind=Flooder if reads else SlowClient)
     if isinstance(client, Flooder):
         await client.send(begin)
-        pouring = client.flood(piece * 1000, seconds=seconds)
+        pouring = client.flood(piece * 1000, seconds=_POUR_SECONDS)
         return Counter([await during(pouring, read_close_reason(client, seconds))])
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await send_until_cut(client, itertools.repeat(begin + piece * 1000))
-    return Counter([await read_close_reason(client, 1)])
+    return Counter([await read_close_reason(client, scale(1))])
 
 
 def pour_fragments(payload: bytes) -> tuple[bytes, bytes]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from connections.testing import RawClient
+from connections.testing.waiting import scale
 from tests.abuse.attack import (
     OPEN,
     Target,
@@ -18,6 +19,8 @@ from tests.abuse.attack import (
 from tests.abuse.heads import Head
 
 _CROWD = 300
+_REFUSAL_SECONDS = 1
+"""How long an application may take to refuse a connection that it accepted."""
 
 
 async def say_nothing(target: Target) -> Counter[str]:
@@ -78,7 +81,7 @@ async def try_heads(target: Target, heads: Iterable[Head]) -> Counter[str]:
         answer = await read_status(client, target.patience_seconds)
         if answer == "101":
             # The application refuses with a close frame.
-            close_reason = await read_close_reason(client, 0.3)
+            close_reason = await read_close_reason(client, scale(_REFUSAL_SECONDS))
             answer = "101" if close_reason == "open" else close_reason
         return f"{name}: {answer}"
 

@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 
 from connections.testing import BINARY, TEXT, SlowClient, build_frame
+from connections.testing.waiting import scale
 from tests.abuse.attack import (
     OPEN,
     Target,
@@ -15,7 +16,7 @@ from tests.abuse.attack import (
     send_until_cut,
 )
 
-_POUR_SECONDS = 6
+_POUR_SECONDS = 3
 
 
 async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
@@ -26,7 +27,7 @@ async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
         client, itertools.repeat(piece, target.offered_bytes // 1_000_000)
     )
     close_reason = read_close_reason(
-        client, min(_POUR_SECONDS, target.patience_seconds)
+        client, min(scale(_POUR_SECONDS), target.patience_seconds)
     )
     return Counter([await during(pouring, close_reason)])
 
@@ -87,5 +88,5 @@ async def send_large_bodies(target: Target) -> Counter[str]:
     pouring = send_until_cut(
         client, itertools.repeat(chunk, target.offered_bytes // 65536)
     )
-    status = read_status(client, min(_POUR_SECONDS, target.patience_seconds))
+    status = read_status(client, min(scale(_POUR_SECONDS), target.patience_seconds))
     return Counter([await during(pouring, status)])

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 from connections.testing import CLOSE, TEXT, RawClient, build_frame
+from connections.testing.waiting import scale
 from tests.abuse.attack import (
     OPEN,
     Target,
@@ -21,7 +22,8 @@ import sys
 from websockets.sync.client import connect
 url, origin, address, count = sys.argv[1:]
 sockets = [
-    connect(url, origin=origin, source_address=(address, 0)) for _ in range(int(count))
+    connect(url, origin=origin, source_address=(address, 0), open_timeout=None)
+    for _ in range(int(count))
 ]
 print("open", flush=True)
 sys.stdin.read()
@@ -90,7 +92,8 @@ async def hoard(target: Target) -> Counter[str]:
     for number in range(300):
         header = f"X-Forwarded-For: 198.51.{number // 250}.{number % 250}"
         client = await target.open("/echo/", header)
-        close_reasons.append(asyncio.create_task(read_close_reason(client, 4)))
+        close_reason = read_close_reason(client, scale(2))
+        close_reasons.append(asyncio.create_task(close_reason))
     return await gather_answers(close_reasons)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from connections.hub.flight_recorder import PLANNED_ENDS
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 
 _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UTC [A-Z]+ \w|    ")
 """Matches the start of a log line, or of a line of a traceback."""
@@ -36,7 +37,7 @@ def find_odd_lines(log: str) -> list[str]:
 
 def read_metrics(server: LiveServer) -> str:
     """Return the Prometheus metrics of a server."""
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=scale(30)) as response:
         text: str = response.read().decode()
         return text
 

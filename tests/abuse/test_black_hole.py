@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,11 @@ def test_a_peer_behind_a_black_hole_is_recorded_dead(
     shutil.copy(migrated_database, tmp_path / "db.sqlite3")
     command = (*_ALONE, sys.executable, "-m", "tests.abuse.black_hole", str(tmp_path))
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=scale(60),
+        check=False,
     )
     assert done.stdout == "4201 dead\n", done.stderr

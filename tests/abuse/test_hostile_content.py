@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from connections.testing import LiveServer, RawClient, build_request, wait_until
+from connections.testing.waiting import scale
 from tests.abuse.attack import Attack, read_answer
 from tests.abuse.corpus import ATTACKS
 from tests.abuse.records import find_odd_lines, read_metrics
@@ -78,6 +79,11 @@ async def test_hostile_text_makes_no_line_of_a_log_and_no_series(
     server = arena.server
     log_size, series = len(server.log()), count_series(server)
     await asyncio.gather(*(send_everywhere(server, text) for text in PATHS))
+    # A slow server may not have read all that was sent.
+    await wait_until(lambda: "forged" in arena.access_log())
+    await wait_until(
+        lambda: all(one in server.log()[log_size:] for one in ("was refused", "forged"))
+    )
     log, accesses = server.log()[log_size:], arena.access_log()
     assert find_odd_lines(log) == []
     assert "was refused" in log
@@ -108,6 +114,7 @@ async def test_hostile_text_stays_text(find_arena: Callable[[Attack], Arena]) ->
                 f"{server.ws_url}/echo/",
                 additional_headers={"Authorization": f"Bearer {token}"},
                 user_agent_header=text,
+                open_timeout=scale(20),
             ) as connection:
                 for payload in INJECTIONS:
                     await connection.send(payload)

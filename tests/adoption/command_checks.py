@@ -47,7 +47,13 @@ IN_VAIN = (
 )
 """Commands that find nothing to act on, and fail."""
 
-_SERVERS = {"serve", "runserver", "capacity", "prepare_development"}
+_SERVERS = {
+    "answer_messages",
+    "capacity",
+    "prepare_development",
+    "runserver",
+    "serve",
+}
 """Commands that serve, or that change the project; only their help is read."""
 
 

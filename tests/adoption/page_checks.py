@@ -324,7 +324,9 @@ async def the_socket_of_the_dashboard_is_where_the_page_says(case: Case) -> None
     ) as watching:
         await watching.send('{"type":"watch","query":"","every_seconds":1}')
         async with asyncio.timeout(scale(20)):
-            assert "html" in json.loads(await watching.recv())
+            html = json.loads(await watching.recv())["html"]
+        links = re.findall(r'href="(/[^"]+)"', html["nodes"])
+        assert all(link.startswith(case.admin()) for link in links), links
 
 
 @check

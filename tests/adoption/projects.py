@@ -14,7 +14,7 @@ from connections.testing.waiting import scale
 from tests.pages import QUICKSTART, read_files
 from tests.project import ROOT
 
-USERS = ("root", "alice", "bob", "carol", "dave")
+USERS = ("root", "alice", "bob", "carol", "dave", "erin")
 PASSWORD = "not-a-common-one"
 _WORKER = Path(__file__).with_name("worker.py")
 

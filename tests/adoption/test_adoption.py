@@ -16,6 +16,7 @@ from tests.adoption.case import CHECKS, Case, Check
 from tests.adoption.projects import Project
 from tests.adoption.variations import VARIATIONS
 from tests.integration.services import PostgresProcess
+from tests.unix_sockets import is_listening
 
 __all__ = ["command_checks", "page_checks", "socket_checks"]
 
@@ -27,9 +28,13 @@ _AT_ONCE = 6
 """Checks that run at the same time: most of them wait."""
 
 CONFIG = {
-    "idle_timeout_seconds": 20,
+    # A check may wait for its commands behind those of the others.
+    "idle_timeout_seconds": scale(10),
     "node__beat_seconds": 0.5,
-    "node__lease_seconds": 6,
+    # A slow machine pauses a node for seconds, which must cost no slot.
+    "node__lease_seconds": scale(6),
+    "node__node_timeout_seconds": scale(15),
+    "handshake__timeout_seconds": scale(10),
     "expiry__grace_seconds": 1,
     "max_message_size": "64kB",
     "handshake__per_address_burst": 500,
@@ -89,7 +94,7 @@ async def test_a_project_keeps_every_promise(
     server = project.make_server(**CONFIG)
     await asyncio.to_thread(server.start, is_ready=not project.variation.is_unix)
     if project.variation.is_unix:
-        await wait_until(project.socket.exists, 60)
+        await wait_until(lambda: is_listening(project.socket), 60)
     case = Case(project, server)
     failed: dict[str, str] = {}
     turns = asyncio.Semaphore(_AT_ONCE)

@@ -21,6 +21,7 @@ from connections.announcements import post_close_requests
 from connections.client.connect import open_connection
 from connections.credentials.tokens import create_access_token
 from connections.models import CloseRequest
+from connections.testing.waiting import scale
 from mysite.asgi import application
 
 
@@ -42,33 +43,33 @@ class Promises:
     async def test_a_session_is_admitted(self):
         user = await sync_to_async(self.make_user)()
         communicator = self.make_communicator(**await self.log_in(user))
-        self.assertTrue((await communicator.connect(5))[0])
+        self.assertTrue((await communicator.connect(scale(5)))[0])
         await communicator.send_json_to({"type": "say", "text": "hello"})
-        await communicator.receive_json_from(5)
+        await communicator.receive_json_from(scale(5))
         await communicator.disconnect()
 
     async def test_a_token_is_admitted(self):
         user = await sync_to_async(self.make_user)()
         token, _ = await sync_to_async(create_access_token)("phone", user=user)
         communicator = self.make_communicator(authorization=f"Bearer {token}")
-        self.assertTrue((await communicator.connect(5))[0])
+        self.assertTrue((await communicator.connect(scale(5)))[0])
         await communicator.disconnect()
 
     async def test_a_stranger_is_refused(self):
         communicator = self.make_communicator()
-        self.assertTrue((await communicator.connect(5))[0])
-        closed = await communicator.receive_output(5)
+        self.assertTrue((await communicator.connect(scale(5)))[0])
+        closed = await communicator.receive_output(scale(5))
         self.assertEqual(closed["code"], 4001)
 
     async def test_a_kick_ends_the_connection(self):
         user = await sync_to_async(self.make_user)()
         communicator = self.make_communicator(**await self.log_in(user))
-        self.assertTrue((await communicator.connect(5))[0])
+        self.assertTrue((await communicator.connect(scale(5)))[0])
         request = CloseRequest(target="user", value=str(user.pk), reason="kicked")
         await sync_to_async(post_close_requests)(request)
-        events = [await communicator.receive_output(20)]
+        events = [await communicator.receive_output(scale(20))]
         while events[-1]["type"] != "websocket.close":
-            events.append(await communicator.receive_output(20))
+            events.append(await communicator.receive_output(scale(20)))
         self.assertEqual(events[-1]["code"], 4009)
 
     def test_from_synchronous_code(self):
@@ -79,7 +80,7 @@ class Promises:
         communicator = self.make_communicator(cookie=cookie)
 
         async def talk():
-            connected, _ = await communicator.connect(5)
+            connected, _ = await communicator.connect(scale(5))
             await communicator.disconnect()
             return connected
 
@@ -103,7 +104,7 @@ class Live(ChannelsLiveServerTestCase):
             url = self.live_server_ws_url + "/ws/chat/"
             async with open_connection(url, token=token) as socket:
                 await socket.send(json.dumps({"type": "say", "text": "hello"}))
-                return json.loads(await asyncio.wait_for(socket.recv(), 10))
+                return json.loads(await asyncio.wait_for(socket.recv(), scale(10)))
 
         self.assertNotEqual(async_to_sync(talk)()["type"], "error")
 """

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -68,3 +69,21 @@ async def switchable_database() -> AsyncIterator[SwitchableDatabase]:
     database = SwitchableDatabase()
     yield database
     await database.close()
+
+
+@pytest.fixture
+def one_thread_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Let the next thread of the test fail to start, as where the system has no more.
+
+    Other threads may start some meanwhile.
+    """
+    start, own = threading.Thread.start, threading.current_thread()
+    failures = [RuntimeError("can't start new thread")]
+
+    def start_or_fail(thread: threading.Thread) -> None:
+        if failures and threading.current_thread() is own:
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_fail)

@@ -6,6 +6,7 @@ import psycopg
 
 from connections.layers.postgres import PostgresLayer
 from connections.storage.database import Database
+from connections.testing.waiting import scale
 from tests.connections.pool_database import SCRIPT as POOL_SCRIPT
 from tests.connections.pool_database import ForeignDatabase
 from tests.integration.services import PostgresProcess
@@ -42,5 +43,9 @@ class LayerDatabase:
 
     def make_layer(self, *, port: int = 0, **options: Any) -> PostgresLayer:
         """Return the layer of a node; a port is that of a proxy or a pooler."""
-        options = {"listen_url": self.server.url(self.name), **options}
+        options = {
+            "listen_url": self.server.url(self.name),
+            "timeout_seconds": scale(20),
+            **options,
+        }
         return LayerOfServer(port or self.server.port, self.name, **options)

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import include, path
 
 from connections.dashboard.admin import LiveDashboardAdmin
-from connections.models import LiveDashboard
+from connections.models import Connection, LiveDashboard
 
 
 class OfficeSite(AdminSite):
@@ -29,15 +29,17 @@ class VerifiedSite(AdminSite):
 
 
 office, verified = OfficeSite(name="office"), VerifiedSite(name="verified")
-bare = AdminSite(name="bare")
+bare, plain = AdminSite(name="bare"), AdminSite(name="plain")
 for model in filter(admin.site.is_registered, apps.get_models()):
     office.register(model, type(admin.site.get_model_admin(model)))
 for site in (verified, bare):
     site.register(LiveDashboard, LiveDashboardAdmin)
+plain.register(Connection, type(admin.site.get_model_admin(Connection)))
 
 urlpatterns = [
     path("", include("connections.urls")),
     path("office/", office.urls),
     path("verified/", verified.urls),
     path("bare/", bare.urls),
+    path("plain/", plain.urls),
 ]

@@ -9,6 +9,7 @@ import psycopg
 from connections.models.alias import get_alias
 from connections.storage.database import Database
 from connections.testing.databases import use_in_thread
+from connections.testing.waiting import scale
 from tests.connections.pool_nodes import PostgresNodePool
 from tests.integration.services import PostgresProcess
 from tests.project import ROOT
@@ -30,7 +31,7 @@ class ForeignDatabase(Database):
             "HOST": "127.0.0.1",
             "PORT": port,
             "USER": "orchestra",
-            "OPTIONS": {"connect_timeout": 2},
+            "OPTIONS": {"connect_timeout": round(scale(2))},
             "CONN_MAX_AGE": None,
         }
         self._threads = threading.local()
@@ -98,6 +99,16 @@ class PoolDatabase:
     def lose_slots(self, *, is_whole: bool = True) -> None:
         """Lose all tables of the pool, or the slots alone."""
         self.run(f"TRUNCATE {TABLES if is_whole else 'connections_pool_slot'}")
+
+    def jump(self, seconds: float) -> None:
+        """Make its clock jump by moving all stored times the other way."""
+        back = f"- interval '{seconds} seconds'"
+        for table, column in (
+            ("lease", "expires_at"),
+            ("slot", "since"),
+            ("state", "recovering_until"),
+        ):
+            self.run(f"UPDATE connections_pool_{table} SET {column} = {column} {back}")
 
     def leased(self) -> set[str]:
         """Return the connections with a slot."""

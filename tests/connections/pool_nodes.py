@@ -1,8 +1,6 @@
 """The pools of single nodes in a test, with the slots that were reported taken."""
 
-import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from connections.bus import Bus
@@ -17,7 +15,37 @@ from connections.storage.database import Database
 from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 
-LEASE_SECONDS = scale(1.5)
+LEASE_SECONDS = 60
+"""Longer than any machine stands still: it ends where a test moves the clock."""
+
+_JUMPS = 20
+"""More than a recovery takes, each of a tenth of a lease."""
+
+_JUMP = """
+local seconds = tonumber(ARGV[1])
+local function back(milliseconds)
+  return string.format('%.0f', milliseconds - seconds * 1000)
+end
+for _, key in ipairs(redis.call('KEYS', '{orchestra:pool*}:*')) do
+  local kind = key:match('[^:]*$')
+  if kind == 'leases' or kind == 'tombs' then
+    local found = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for index = 1, #found, 2 do
+      redis.call('ZADD', key, back(found[index + 1]), found[index])
+    end
+  elseif kind == 'state' then
+    for _, field in ipairs({'recovering_until', 'renewed'}) do
+      local moment = redis.call('HGET', key, field)
+      if moment then
+        redis.call('HSET', key, field, back(moment))
+      end
+    end
+  end
+end
+"""
+
+Jump = Callable[[float], None]
+"""Makes the clock of a store jump by some seconds."""
 
 FEW_SHARDS = 3
 """Enough for budgets to move, and quick on one Redis."""
@@ -30,6 +58,16 @@ def _make_defaults() -> dict[str, Any]:
         "lease_seconds": LEASE_SECONDS,
         "timeout_seconds": scale(5),
     }
+
+
+def _make_bus(url: str, node_id: str, settings: dict[str, Any]) -> RedisBus:
+    """Return the bus of a node; the settings lose what is its own."""
+    return RedisBus(
+        url,
+        node_id=node_id,
+        probe_seconds=settings.pop("probe_seconds", scale(5)),
+        timeout_seconds=scale(5),
+    )
 
 
 class NodePool(LeasedPool):
@@ -65,7 +103,7 @@ class NodePool(LeasedPool):
 class RedisNodePool(NodePool, RedisPool):
     def __init__(self, url: str, node_id: str, **options: Any) -> None:
         settings = {**_make_defaults(), **options}
-        self.bus = RedisBus(url, node_id=node_id, probe_seconds=0.3)
+        self.bus = _make_bus(url, node_id, settings)
         RedisPool.__init__(self, url, bus=self.bus, **settings)
         self.node_id, self.taken = node_id, []
         self.on_taken = self.taken.append
@@ -74,7 +112,7 @@ class RedisNodePool(NodePool, RedisPool):
 class ShardedNodePool(NodePool, ShardedPool):
     def __init__(self, url: str, node_id: str, **options: Any) -> None:
         settings = {**_make_defaults(), "shards": FEW_SHARDS, **options}
-        self.bus = RedisBus(url, node_id=node_id, probe_seconds=0.3)
+        self.bus = _make_bus(url, node_id, settings)
         ShardedPool.__init__(self, url, bus=self.bus, **settings)
         self.node_id, self.taken = node_id, []
         self.on_taken = self.taken.append
@@ -110,16 +148,30 @@ def let_be_exact(server: RedisProcess) -> None:
             client.hset(f"{{{tag}}}:state", "generation", "1")
 
 
-async def settle_recovery(*pools: NodePool, slots: Sequence[Sequence[Slot]]) -> None:
+def jump_in_redis(server: RedisProcess, seconds: float) -> None:
+    """Make its clock jump by moving all stored times the other way."""
+    with server.connect() as client:
+        client.eval(_JUMP, 0, str(seconds))
+
+
+async def settle_recovery(
+    jump: Jump, *pools: NodePool, slots: Sequence[Sequence[Slot]]
+) -> None:
     """Renew on every node, as beats do, until the pool is done recovering."""
-    deadline = time.monotonic() + 2 * LEASE_SECONDS
-    while time.monotonic() < deadline:
+    for _ in range(_JUMPS):
         for pool, own in zip(pools, slots, strict=True):
             pool.taken.append(await pool.renew(own))
         if not await is_recovering(pools[0]):
             return
-        await asyncio.sleep(0.05)
+        jump(LEASE_SECONDS / 10)
     raise TimeoutError("the pool goes on recovering")
+
+
+async def outlast_lease(jump: Jump, pool: NodePool, slots: Sequence[Slot]) -> None:
+    """Let more than a lease pass, in which this node alone renews."""
+    for _ in range(4):
+        jump(LEASE_SECONDS / 3)
+        assert await pool.renew(slots) == Renewal()
 
 
 async def is_recovering(pool: NodePool) -> bool:

@@ -5,6 +5,7 @@ import importlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -40,6 +41,14 @@ class PresenceDatabase:
         with self._server.connect(NAME) as connection:
             connection.execute(f"TRUNCATE {names}".encode())
 
+    def jump(self, seconds: float) -> None:
+        """Make its clock jump by moving all stored times the other way."""
+        back = f"- interval '{seconds} seconds'"
+        with self._server.connect(NAME) as connection:
+            for table, column in (("lease", "ends_at"), ("member", "due")):
+                update = f"UPDATE connections_presence_{table} SET {column} = {column}"
+                connection.execute(f"{update} {back}".encode())
+
     def close(self) -> None:
         self._threads.shutdown()
         for opened in self._opened:
@@ -55,6 +64,7 @@ class PresenceDatabase:
             "PORT": self._server.port,
             "USER": "orchestra",
             "OPTIONS": {},
+            "CONN_MAX_AGE": 0,
         }
         settings = {**connections.settings[alias], **changed}
         backend: Any = load_backend(settings["ENGINE"])
@@ -88,9 +98,11 @@ class ListeningBus:
             self._listening = asyncio.create_task(self._listen(connection))
 
     async def close(self) -> None:
+        """Stop listening; raise what ended it before."""
         if self._listening is not None:
             self._listening.cancel()
-            await asyncio.wait([self._listening])
+            with suppress(asyncio.CancelledError):
+                await self._listening
 
     async def _listen(self, connection: psycopg.AsyncConnection) -> None:
         async with connection:

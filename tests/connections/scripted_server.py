@@ -11,6 +11,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from connections.testing.waiting import scale
+
 HELLO = {
     "type": "hello",
     "connection": "c1",
@@ -37,7 +39,7 @@ class Scripted:
 
     async def next(self, hello: dict[str, Any] | None = None) -> "Conversation":
         """Return the next connection, greeted."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scale(10)):
             conversation = await self.waiting.get()
         with contextlib.suppress(ConnectionClosed):
             await conversation.send(HELLO | (hello or {}))
@@ -75,7 +77,7 @@ class Conversation:
         await self.socket.send(json.dumps(message))
 
     async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scale(10)):
             received: dict[str, Any] = json.loads(await self.socket.recv())
             return received
 

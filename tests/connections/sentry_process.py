@@ -25,16 +25,15 @@ class Captured(Transport):
 async def converse() -> list[str]:
     """Return the refs that a client gets for a message that fails."""
     from channels.routing import ProtocolTypeRouter
-    from channels.testing import WebsocketCommunicator
     from django.core.asgi import get_asgi_application
 
-    from connections.testing.communicators import make_node
+    from connections.testing.communicators import Communicator, make_node
     from tests.connections.conversations import JsonEcho, receive_type
 
     application = ProtocolTypeRouter(
         {"http": get_asgi_application(), "websocket": JsonEcho.as_asgi()}
     )
-    communicator = WebsocketCommunicator(application, "/ws/")
+    communicator = Communicator(application, "/ws/")
     communicator.scope["node"] = make_node()
     assert (await communicator.connect())[0]
     await communicator.send_json_to({"type": "fail"})

@@ -32,6 +32,11 @@ class SwitchableDatabase(Database):
             await self.after_read()
         return found
 
+    async def read_foreign(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.is_away:
+            raise DatabaseUnavailable("away")
+        return await super().read_foreign(work, *args, **kwargs)
+
     async def write(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         if self.is_away:
             raise DatabaseUnavailable("away")

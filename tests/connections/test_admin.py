@@ -4,7 +4,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import ErrorEvent
+from connections.models import CloseRequest, ErrorEvent
+from tests.connections.dashboard_pages import make_staff
 from tests.connections.rows import make_connection_row, make_node_row
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +48,33 @@ def test_nodes_are_named_by_host_and_process(admin_client: Client) -> None:
     page = admin_client.get("/admin/connections/node/").content.decode()
     assert ">h:1 (n1)</a>" in page
     assert "s ago</td>" in page
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_node_shows_clients_and_notes_to_whom_their_pages_do(client: Client) -> None:
+    make_connection_row(
+        "c2", client_id="robert-s", closed_at=timezone.now(), reason="kicked"
+    )
+    CloseRequest.objects.create(
+        target="node", value="n1", author="kimberley", note="a flood"
+    )
+    seen = {}
+    for right in ("view_livedashboard", "view_connection", "view_auditentry"):
+        client.force_login(make_staff(right, "view_node", right))
+        page = client.get("/admin/connections/node/n1/change/").content.decode()
+        words = (
+            "Counted since its start",
+            "robert-s",
+            "kicked",
+            "kimberley",
+            "a flood",
+        )
+        seen[right] = [word for word in words if word in page]
+    assert seen == {
+        "view_livedashboard": ["Counted since its start"],
+        "view_connection": ["Counted since its start", "robert-s", "kicked"],
+        "view_auditentry": ["Counted since its start", "kimberley", "a flood"],
+    }
 
 
 @pytest.mark.usefixtures("rows")

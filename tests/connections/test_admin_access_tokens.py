@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.models import AccessToken, CloseRequest
+from tests.connections.failing_database import statement_failing
 
 pytestmark = pytest.mark.django_db
 
@@ -64,7 +65,7 @@ def test_a_token_is_never_shown_again(admin_client: Client) -> None:
         ({"client_id": ""}, "required"),
         ({"scopes": "/ws/chat/?x=1"}, "no scope"),
         ({"expires_at_0": "2001-01-01", "expires_at_1": "00:00"}, "in the future"),
-        ({"user": "99"}, "valid choice"),
+        ({"user": "999999999"}, "valid choice"),
         ({"client_id": "user:1"}, "reserved"),
         ({"client_id": "jwt:alice"}, "reserved"),
     ],
@@ -98,6 +99,17 @@ def test_the_button_revokes_one(admin_client: Client) -> None:
     page = admin_client.get(f"{URL}{row.pk}/change/").content.decode()
     assert "/revoke/" not in page
     assert token not in page
+
+
+@pytest.mark.parametrize("action", ["revoke", "delete_selected"])
+def test_a_token_stays_if_its_connections_cannot_be_ended(
+    admin_client: Client, action: str
+) -> None:
+    _, row = create_access_token("alice")
+    data = {"action": action, "_selected_action": [row.pk], "post": "yes"}
+    with statement_failing('INSERT INTO "connections_closerequest"'):
+        assert admin_client.post(URL, data).status_code == 503
+    assert AccessToken.objects.get().revoked_at is None
 
 
 def test_a_deleted_token_ends_its_connections_too(admin_client: Client) -> None:

@@ -16,6 +16,7 @@ from connections.dashboard.filters import Selection
 from connections.dashboard.sites import may_view
 from connections.models import LiveDashboard
 from tests.connections import office_urls
+from tests.connections.failing_database import database_away
 from tests.connections.live_states import make_state, store_states
 from tests.connections.rows import make_connection_row, make_node_row
 
@@ -87,6 +88,19 @@ def test_a_site_may_have_the_dashboard_alone(
     assert response.status_code == 200
     links = find_links(response.content.decode())
     assert not {link for link in links if "/connections/connection/" in link}
+
+
+def test_the_page_of_an_outage_links_to_the_dashboard_of_its_site(
+    client: Client, staff: Any
+) -> None:
+    pages = {}
+    with database_away():
+        for site in ("office", "plain"):
+            response = client.get(f"/{site}/connections/connection/")
+            assert response.status_code == 503
+            pages[site] = response.content.decode()
+    assert f'<a href="/office/{DASHBOARD}">live dashboard</a>' in pages["office"]
+    assert "live dashboard" in pages["plain"] and DASHBOARD not in pages["plain"]
 
 
 def test_the_panels_of_each_site_are_its_own() -> None:

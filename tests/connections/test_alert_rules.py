@@ -56,6 +56,10 @@ def test_another_threshold_alone_keeps_the_distance_to_clear() -> None:
         ([{"name": "loop_lag", "severity": "loud"}], ["alerts[0].severity", "warning"]),
         ([{"name": "loop_lag", "enabled": 1}], ["alerts[0].enabled", "true or false"]),
         ([{"name": "loop_lag", "after": 1}], ["alerts[0].after", "unknown key"]),
+        (
+            [{"name": "pool_near_exhaustion", "threshold": 95}],
+            ["alerts[0].threshold", "95", "0.9 for 90 %"],
+        ),
         ([{"name": "loop_lag", "clear": 9}], ["alerts[0].clear", "threshold, 0.5"]),
     ],
 )

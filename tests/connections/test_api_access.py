@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from channels.db import database_sync_to_async as in_database
 from django.contrib.auth.models import User
 from django.core.signals import got_request_exception
-from django.test import AsyncClient, Client, override_settings
+from django.http import HttpRequest
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
@@ -19,9 +21,10 @@ from connections.api.rates import MOST_KEYS, RequestRates
 from connections.api.routes import list_operations
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.models import AccessToken, Ban, Connection
-from connections.node.current import get_node
+from connections.node.current import find_running, get_node
 from connections.node.node import Node
 from connections.testing import FakeClock
+from connections.views.own_loop import release_own_node
 from tests.connections.dashboard_pages import make_staff
 from tests.connections.failing_database import database_away
 from tests.connections.operator import ROOT, Operator, get_code, make_operator
@@ -179,6 +182,7 @@ WRONG_BODIES: list[tuple[Any, int, str]] = [
     (b"null", 400, "invalid_json"),
     (b"\xff", 400, "invalid_json"),
     (b'{"target": NaN}', 400, "invalid_json"),
+    (b'{"target": -1e999}', 400, "invalid_json"),
     (b'{"target": 1, "target": 2}', 400, "invalid_json"),
     (b"[" * 100_000, 400, "invalid_json"),
     (b'{"value": ' + b"9" * 5000 + b"}", 400, "invalid_json"),
@@ -358,3 +362,14 @@ def test_a_process_without_sockets_answers_and_keeps_no_node() -> None:
     assert Client().post("/api/tickets/", headers=headers).status_code == 201
     started = set(threading.enumerate()) - known
     assert [one.name for one in started if one.name.startswith("connections-")] == []
+
+
+def test_the_node_of_one_request_is_not_that_of_the_process() -> None:
+    """Work that another thread hands to it would end with the request."""
+
+    @release_own_node
+    async def view(request: HttpRequest) -> Any:
+        get_node()
+        return find_running()
+
+    assert async_to_sync(view)(RequestFactory().get("/")) is None

@@ -245,6 +245,21 @@ async def test_a_wrong_request_gets_a_sentence(operator: Operator) -> None:
         assert get_code(await operator.get(path, status)) == code, path
 
 
+async def test_the_cursor_after_the_longest_client_id_is_taken(
+    operator: Operator,
+) -> None:
+    ids = ["\U0001f600" * 254 + last for last in "\U0001f600\U0001f601"]
+    for number, client_id in enumerate(ids):
+        await in_database(make_connection_row)(f"c{number}", client_id=client_id)
+    found = []
+    query = "clients?limit=1"
+    page = await operator.get(query)
+    while page["next_cursor"] is not None:
+        found += page["items"]
+        page = await operator.get(f"{query}&cursor={page['next_cursor']}")
+    assert [one["id"] for one in (*found, *page["items"])] == ids
+
+
 async def test_a_cursor_is_of_one_list(operator: Operator) -> None:
     for name in ("a", "b"):
         await in_database(make_connection_row)(name, client_id=name)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -195,6 +195,17 @@ def test_the_export_has_a_line_for_each_entry_in_order() -> None:
     assert run("audit", "export", "--action", "ban") == ""
 
 
+def test_a_date_is_its_midnight_in_utc(settings: Any) -> None:
+    settings.TIME_ZONE = "America/Los_Angeles"
+    for hour in (0, 23):
+        at = datetime(2030, 1, 30 + hour // 23, 23 - hour, 30, tzinfo=UTC)
+        record(AuditEntry(at=at, actor="kim", action="end", value=at.isoformat()))
+    found = run("audit", "export", "--since", "2030-01-31", "--json").splitlines()
+    assert [json.loads(line)["value"] for line in found] == [
+        "2030-01-31T00:30:00+00:00"
+    ]
+
+
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-02-30T00:00Z"])
 def test_an_export_since_no_time_is_refused(text: str) -> None:
     with pytest.raises(CommandError, match=r"--since .* is not a time such as"):
@@ -224,6 +235,16 @@ def test_a_changed_limit_is_recorded_once() -> None:
     AuditEntry.objects.update(at=timezone.now() - timedelta(days=400))
     assert Sweeper(after).sweep_once().tasks["audit_entries_pruned"] == 1
     assert record_limits(after) == 0
+
+
+@pytest.mark.parametrize("facts", [{"changed": {}, "others": {}}, {"values": "x"}, []])
+def test_a_configuration_that_cannot_be_read_is_recorded_anew(facts: Any) -> None:
+    AuditEntry.objects.create(via="rule", action="limits", facts=facts)
+    before = make_config(max_connections_per_client=5)
+    after = make_config(max_connections_per_client=3)
+    assert [record_limits(one) for one in (before, before, after)] == [0, 0, 1]
+    newest = AuditEntry.objects.filter(action="limits").first()
+    assert newest and newest.facts["changed"] == {"max_connections_per_client": [5, 3]}
 
 
 @pytest.mark.skipif(

@@ -7,7 +7,6 @@ from io import StringIO
 
 import pytest
 from channels.db import database_sync_to_async
-from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -26,13 +25,19 @@ from connections.pool.base import Slot
 from connections.pool.local import LocalPool
 from connections.privacy import name_address
 from connections.testing import FakeClock
-from connections.testing.communicators import connect_to, make_config, make_node
+from connections.testing.communicators import (
+    Communicator,
+    connect_to,
+    make_config,
+    make_node,
+)
 from tests.connections.conversations import (
     Echo,
     JsonEcho,
     open_connection,
     receive_close,
 )
+from tests.connections.failing_database import statement_failing
 from tests.connections.switchable_database import SwitchableDatabase
 
 
@@ -249,6 +254,37 @@ def test_staff_ban_and_lift_in_the_admin(admin_client: Client) -> None:
 
 
 @pytest.mark.django_db
+def test_a_ban_that_is_over_ends_no_connection(admin_client: Client) -> None:
+    add, over = "/admin/connections/ban/add/", {"until_1": "00:00:00"}
+    form = {"target": "client", "value": "alice", "until_0": "2001-01-01", **over}
+    refused = admin_client.post(add, form).content
+    assert b"Enter a time in the future, or none." in refused
+    assert not Ban.objects.exists()
+    form["until_0"] = "2999-01-01"
+    assert admin_client.post(add, form).status_code == 302
+    assert CloseRequest.objects.count() == 1
+    url = f"/admin/connections/ban/{Ban.objects.get().pk}/change/"
+    for until, count in (("2001-01-01", 1), ("2001-01-02", 1), ("2999-01-02", 2)):
+        form |= {"until_0": until, "reason": until}
+        assert admin_client.post(url, form).status_code == 302
+        assert CloseRequest.objects.count() == count
+    assert Ban.objects.get().reason == "2999-01-02"
+
+
+@pytest.mark.django_db
+def test_the_admin_lifts_all_selected_bans_or_none(admin_client: Client) -> None:
+    keys = []
+    for value in ("alice", "bob"):
+        ban = Ban(target="client", value=value)
+        impose(ban)
+        keys.append(ban.pk)
+    chosen = {"action": "delete_selected", "_selected_action": keys, "post": "yes"}
+    with statement_failing('DELETE FROM "connections_ban"', after=1):
+        assert admin_client.post("/admin/connections/ban/", chosen).status_code == 503
+    assert Ban.objects.count() == 2
+
+
+@pytest.mark.django_db
 def test_the_admin_keeps_the_target_of_a_ban(admin_client: Client) -> None:
     """The key of a user is not taken for the name of another."""
     one = User.objects.create_user("one")
@@ -261,6 +297,29 @@ def test_the_admin_keeps_the_target_of_a_ban(admin_client: Client) -> None:
     admin_client.post(url, {**form, "until_0": "", "until_1": ""})
     ban.refresh_from_db()
     assert (ban.target, ban.value, ban.reason) == ("user", str(one.pk), "new")
+
+
+@pytest.mark.django_db
+def test_a_ban_outlives_its_user(admin_client: Client) -> None:
+    """Staff change and lift it, and no other user is taken for this one."""
+    one = User.objects.create_user("one")
+    key = str(one.pk)
+    ban = Ban(target="user", value="one")
+    impose(ban)
+    one.delete()
+    url = f"/admin/connections/ban/{ban.pk}/change/"
+    form = {"reason": "new", "until_0": "", "until_1": ""}
+    assert admin_client.post(url, form).status_code == 302
+    User.objects.create_user(key)
+    assert admin_client.post(url, form).status_code == 302
+    ban.refresh_from_db()
+    assert (ban.value, ban.reason) == (key, "new")
+    User.objects.filter(username=key).delete()
+    with pytest.raises(CommandError, match="no ban of user nobody"):
+        run("unban", "--user", "nobody")
+    assert f"user {key}" in run("ban", "--list", "--user", key)
+    assert f"lifted: user {key}" in run("unban", "--user", key)
+    assert not Ban.objects.exists()
 
 
 # On a node
@@ -386,7 +445,7 @@ async def test_the_log_names_the_banned_client(
     node = make_node(anonymous=True)
     client_id = name_address("192.0.2.7")
     node.gate.bans.replace([Ban(target="client", value=client_id)])
-    communicator = WebsocketCommunicator(CredentialMiddleware(Echo.as_asgi()), "/ws/")
+    communicator = Communicator(CredentialMiddleware(Echo.as_asgi()), "/ws/")
     origin = b"https://evil.example/\x1b[31m" + b"x" * 1000
     communicator.scope |= {
         "node": node,

@@ -1,10 +1,12 @@
 """Test that look-ups are combined, and no answer is older than its request."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from connections.credentials.batching import BatchLoader
+from tests.connections.virtual_loop import VirtualTime
 
 
 class Source:
@@ -74,3 +76,36 @@ async def test_a_cancelled_look_up_does_not_affect_others() -> None:
     gone.cancel()
     source.is_open.set()
     assert await waiting == "B"
+
+
+async def find_at_intervals(
+    lookups: BatchLoader[str], keys: Sequence[str], seconds: float
+) -> None:
+    """Look up two keys at once, and then one after another."""
+    await asyncio.gather(*(lookups.find(key) for key in ("first", "too")))
+    finding = []
+    for key in keys:
+        finding.append(asyncio.create_task(lookups.find(key)))
+        await asyncio.sleep(seconds)
+    await asyncio.gather(*finding)
+
+
+def test_keys_that_come_one_after_another_form_one_batch() -> None:
+    source, letters = Source(), list("abcdefgh")
+    source.is_open.set()
+    with VirtualTime() as now:
+        lookups = BatchLoader(source.find_all, 5)
+        now.run(find_at_intervals(lookups, letters, 0.0005))
+        assert source.asked == [["first", "too"], letters]
+        # A millisecond after the last one: nobody waits for those who do not come.
+        assert now() < 0.007
+
+
+def test_a_batch_waits_no_longer_where_keys_never_cease() -> None:
+    source = Source()
+    source.is_open.set()
+    keys = [f"{number}" for number in range(100)]
+    with VirtualTime() as now:
+        now.run(find_at_intervals(BatchLoader(source.find_all, 5), keys, 0.0005))
+    _, first, *_ = source.asked
+    assert 40 <= len(first) <= 43

@@ -7,7 +7,6 @@ import pytest
 from channels.auth import AuthMiddlewareStack, login, logout
 from channels.db import database_sync_to_async
 from channels.routing import URLRouter
-from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import AnonymousUser, User
@@ -23,7 +22,7 @@ from connections.credentials.tokens import create_access_token
 from connections.node.node import Node
 from connections.routing import WebSocketRouter
 from connections.testing import FakeClock
-from connections.testing.communicators import make_config
+from connections.testing.communicators import Communicator, make_config
 from tests.connections.login import log_in
 from tests.connections.switchable_database import SwitchableDatabase
 
@@ -66,7 +65,7 @@ async def reach(
     """Return the scope of the application behind a middleware."""
     seen: list[Any] = []
     where = f"/ws/hall/a/b{query}"
-    communicator = WebsocketCommunicator(application, where, headers)
+    communicator = Communicator(application, where, headers)
     communicator.scope.update(keys, seen=seen, client=["192.0.2.1", 1])
     assert (await communicator.connect())[0]
     await communicator.disconnect()
@@ -172,7 +171,7 @@ async def test_a_consumer_logs_in_and_out(engine: str, node: Node, kind: str) ->
     await in_database(User.objects.create_user)("bob")
     headers = await in_database(CREDENTIALS[kind])(user)
     routes: list[Any] = [path("ws/", Switching.as_asgi())]
-    communicator = WebsocketCommunicator(WebSocketRouter(routes), "/ws/", headers)
+    communicator = Communicator(WebSocketRouter(routes), "/ws/", headers)
     communicator.scope.update(node=node, client=["192.0.2.1", 1])
     assert (await communicator.connect())[0]
     await communicator.send_json_to({"action": "login"})
@@ -190,7 +189,7 @@ async def test_the_node_rechecks_the_session_of_the_handshake(node: Node) -> Non
     user = await in_database(make_user)()
     headers = await in_database(make_session_cookie)(user)
     routes: list[Any] = [path("ws/", Switching.as_asgi())]
-    communicator = WebsocketCommunicator(WebSocketRouter(routes), "/ws/", headers)
+    communicator = Communicator(WebSocketRouter(routes), "/ws/", headers)
     communicator.scope.update(node=node, client=["192.0.2.1", 1])
     assert (await communicator.connect())[0]
     await communicator.send_json_to({"action": "logout"})

@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.utils import ConnectionHandler
 from django.urls import clear_url_caches, include, path, re_path
 
+from connections.background import make_task_context
 from connections.checks import (
     check_chosen_pool,
     check_configuration,
@@ -19,6 +20,7 @@ from connections.checks import (
     check_pool,
     check_proxies,
     check_redis_url,
+    check_sentry,
     check_urls,
 )
 from connections.exceptions import ConfigError
@@ -35,6 +37,7 @@ from connections.storage.checks import (
     check_session_engine,
     find_readable_files,
 )
+from connections.telemetry.current import find_instruments
 from tests.project import ROOT
 
 SAFE: dict[str, Any] = {
@@ -165,10 +168,10 @@ def test_too_few_open_files_are_a_warning(settings: Any) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         pytest.skip("there is no hard limit here")
-    pending = 2000  # handshake.max_pending
-    fitting = int((most - 200 - pending) / 1.1) - 1
-    assert find(settings, WEBSOCKET={"max_total_connections": fitting}) == set()
-    assert find(settings, WEBSOCKET={"max_total_connections": most}) == {"W005"}
+    # handshake.max_pending and http.max_requests
+    fitting = int((most - 200 - 4 * 2000 - 2 * 200) / 1.1) - 1
+    for total, found in ((fitting, set()), (fitting + 10, {"W005"})):
+        assert find(settings, WEBSOCKET={"max_total_connections": total}) == found
 
 
 def test_an_invalid_redis_url_leaves_the_other_checks_of_a_deployment(
@@ -208,6 +211,28 @@ def test_an_invalid_redis_url_is_an_error(settings: Any, url: str, shown: str) -
         assert scheme in found.msg
     with pytest.raises(ConfigError, match="REDIS_URL"):
         protect(http=None, websocket=[])
+
+
+def test_a_redis_url_without_its_package_is_an_error(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.REDIS_URL = "redis://:hidden@host"
+    monkeypatch.setitem(sys.modules, "redis", None)
+    (found,) = check_redis_url()
+    assert "pip install channels-redis" in found.msg
+    assert "hidden" not in found.msg
+
+
+@pytest.mark.parametrize(("key", "count"), [("postgres", 1), ("memory", 0)])
+def test_psycopg2_is_an_error_unless_the_pool_is_in_memory(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, key: str, count: int
+) -> None:
+    settings.REDIS_URL = None
+    settings.WEBSOCKET = {"pool": key}
+    monkeypatch.setattr(connections[DEFAULT_DB_ALIAS], "vendor", "postgresql")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    found = check_pool()
+    assert [one.msg.count("psycopg 3") for one in found] == [1] * count
 
 
 @pytest.mark.parametrize("url", [None, "", "redis://host", "unix:///run/redis"])
@@ -510,3 +535,15 @@ def test_the_options_of_the_layer_of_postgresql_are_checked(
     monkeypatch.setattr(connection, "vendor", "postgresql")
     found = check_layer_options()
     assert [problem in one.msg for one in found] == ([True] if problem else [])
+
+
+def test_an_old_sentry_sdk_is_named_and_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node starts its tasks with it, as without any."""
+    monkeypatch.setitem(sys.modules, "sentry_sdk", ModuleType("sentry_sdk"))
+    assert [one.id for one in check_sentry()] == ["connections.W028"]
+    make_task_context()
+    assert find_instruments() == ()
+    monkeypatch.delitem(sys.modules, "sentry_sdk")
+    assert check_sentry() == []

@@ -23,6 +23,7 @@ from connections.client import (
     NoticeReceived,
     RequestFailed,
     SessionClient,
+    SharedConnection,
     State,
     TypingChanged,
     UnauthorizedError,
@@ -32,6 +33,7 @@ from connections.client.reconnect import decide, read_end
 from connections.client.transcript import Transcript
 from connections.testing import wait_until
 from tests.connections.scripted_server import HELLO, Scripted, entry, serve_script
+from tests.connections.virtual_loop import VirtualTime
 from tests.pages import DOCS, read_blocks
 
 CASES = json.loads(
@@ -60,7 +62,7 @@ def refuse(status: int, retry_after: str | None = None) -> InvalidStatus:
     return InvalidStatus(Response(status, "", headers, b""))
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 503, 504])
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
     [
@@ -275,6 +277,23 @@ async def test_a_message_refused_for_the_moment_is_sent_again(
     await asyncio.gather(*asked)
 
 
+async def test_a_decision_overtakes_messages_that_are_refused_until_it_is_made(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    asked = [asyncio.create_task(client.request(text)) for text in "ab"]
+    conversation = await server.next()
+    first = await conversation.receive()
+    asked.append(asyncio.create_task(client.approve(2, "c1")))
+    await wait_until(lambda: client.pending == 3)
+    busy = {"type": "error", "code": "rate_limited", "message": ""}
+    await conversation.send({**busy, "id": first["id"]})
+    received = [await conversation.acknowledge(offset) for offset in (2, 3, 4)]
+    assert [one["type"] for one in received] == ["approve", "message", "message"]
+    assert [one.get("data") for one in received] == [None, "a", "b"]
+    await asyncio.gather(*asked)
+
+
 async def test_an_answer_that_never_comes_is_given_up_in_the_end(
     server: Scripted, make_client: Make
 ) -> None:
@@ -362,11 +381,12 @@ async def test_an_evicted_client_returns_when_it_is_told_to(
     assert (await asked).offset == 3
 
 
-async def test_a_message_wakes_a_client_that_was_idle(
-    server: Scripted, make_client: Make
+@pytest.mark.parametrize(("code", "reason"), [(4300, "idle"), (4005, "evicted")])
+async def test_a_message_wakes_a_client_that_stays_away(
+    server: Scripted, make_client: Make, code: int, reason: str
 ) -> None:
     client = make_client()
-    await (await server.next()).end(4300, "idle")
+    await (await server.next()).end(code, reason)
     await wait_until(lambda: client.state is State.CLOSED)
     asked = asyncio.create_task(client.request("x"))
     await (await server.next()).acknowledge(1)
@@ -419,10 +439,12 @@ async def test_a_log_that_stays_ahead_makes_a_client_come_back(
     now = 1000.0
     client = make_client(clock=lambda: now)
     first = await server.next()
+    seen, _ = listen(client)
     await first.send(entry(1))
     await first.send({"type": "pong", "t": 0, "offset": 2})
-    await wait_until(lambda: client.entries)
-    await asyncio.sleep(0.02)
+    # The client has taken the pong once it tells of what came behind it.
+    await first.send({"type": "notice", "text": "x", "at": "2026-01-01T00:00:00Z"})
+    await wait_until(lambda: any(isinstance(one, NoticeReceived) for one in seen))
     now += 6
     await first.send({"type": "pong", "t": 0, "offset": 2})
     assert (await server.next()).query["offset"] == "1"
@@ -564,6 +586,19 @@ async def test_sizes_are_counted_as_utf_8(server: Scripted, make_client: Make) -
     with pytest.raises(ValueError, match="surrogate"):
         await client.request("\ud800")
     assert client.pending == 0
+
+
+@pytest.mark.parametrize("make", [SessionClient, SharedConnection])
+def test_a_token_that_is_renewed_has_ten_seconds(make: Any) -> None:
+    async def get_token(is_expired: bool) -> str:
+        await asyncio.Event().wait()
+        return "late"
+
+    with VirtualTime() as now:
+        client = make("ws://host/ws/", get_token=get_token)
+        with pytest.raises(TimeoutError):
+            now.run(client.refresh())
+        assert now() == 10
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

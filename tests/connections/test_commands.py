@@ -19,6 +19,7 @@ from connections.management.commands.sweep_idle_connections import Rounds
 from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent
 from connections.sweeper.results import Swept
 from tests.connections.rows import make_connection_row, make_node_row
+from tests.logged import find_records
 from tests.project import ROOT
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -85,17 +86,34 @@ def test_connections_list_shows_the_total(row: Connection) -> None:
     row.errors = 3
     row.save()
     row.pk, row.node_id = "c2", "gone"
-    row.last_activity_at -= timedelta(minutes=5)
+    row.last_activity_at -= timedelta(hours=5)
     row.save()
     *_, total = run("connections", "list", "--limit", "1").splitlines()
     assert total == "1 of 2 open"
     _, _, last, total = run("connections", "list", "--limit", "2").splitlines()
     assert last.split()[:3] == ["c2", "alice", "alice"]
-    assert last.split()[-3:] == ["5", "min", "3"]
+    assert last.split()[-3:] == ["5", "h", "3"]
     assert total == "2 open"
     (listed,) = json.loads(run("connections", "list", "--json", "--node", "gone"))
-    assert listed["idle_seconds"] >= 300
+    assert listed["idle_seconds"] >= 18_000
     assert listed["errors"] == 3
+
+
+@pytest.mark.usefixtures("row")
+def test_what_clients_name_stays_on_its_line() -> None:
+    """An escape sequence would reach the terminal, a line break forge a line."""
+    make_connection_row("c2", path="/ws/\x1b[2J\nforged/")
+    header, plain, escaped, _ = run("connections", "list").splitlines()
+    assert r"/ws/\x1b[2J\nforged/" in escaped
+    assert header.index("node") == plain.index("h:1") == escaped.index("h:1")
+    lines = run("connections", "show", "c2").splitlines()
+    assert r"path              /ws/\x1b[2J\nforged/" in lines
+    run("ban", "--client", "\x1b[2J\nforged", "--reason", "spam\x9bm")
+    banned, _ = run("ban", "--list").splitlines()
+    assert r"client \x1b[2J\nforged until lifted" in banned
+    assert r"(spam\x9bm)" in banned
+    (exported,) = run("audit", "export", "--action", "ban").splitlines()
+    assert r"ban client \x1b[2J\nforged (spam\x9bm)" in exported
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])
@@ -228,7 +246,8 @@ def test_repeated_sweeps_log_what_they_do_and_nothing_else(
     rounds = Rounds()
     for swept in reports:
         rounds.report(swept)
-    assert [record.getMessage() for record in caplog.records] == [
+    said = find_records(caplog, Rounds.__module__)
+    assert [record.getMessage() for record in said] == [
         "Another sweeper works",
         "This sweeper works",
         "Swept: 2 idle connections asked to end, 3 append keys pruned",

@@ -171,7 +171,7 @@ async def test_a_handler_may_finish_after_its_close_but_holds_no_slot() -> None:
     await wait_until(lambda: len(node.hub) == 0)
     await assert_nothing_held(node)
     released.set()
-    await communicator.wait(timeout=1)
+    await communicator.wait()
     assert finished.is_set()
 
 

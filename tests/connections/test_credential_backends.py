@@ -25,16 +25,19 @@ from connections.node.node import Node
 from connections.routing import WebSocketRouter, protect
 from connections.testing import FakeClock
 from connections.testing.communicators import Communicator, make_config
+from connections.testing.waiting import scale
 from tests.connections import own_backends
 from tests.connections.conversations import receive_close
 from tests.connections.own_backends import Valid
 from tests.connections.switchable_database import SwitchableDatabase
+from tests.logged import find_records
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 in_database = database_sync_to_async
 
 OURS = "connections.credentials."
+AUTHENTICATION = f"{OURS}authentication"
 
 
 def own(*names: str) -> list[str]:
@@ -111,6 +114,18 @@ async def test_a_backend_finds_the_client_and_the_user(make: Any) -> None:
     await communicator.disconnect()
 
 
+async def test_a_user_of_no_table_refreshes_its_credential(make: Any) -> None:
+    communicator = shake_hands(make(*own("Bearers")))
+    communicator.scope["headers"] = [(b"authorization", b"Bearer alice-1")]
+    assert (await communicator.connect())[0]
+    assert (await communicator.receive_json_from())["client"] == "alice"
+    await communicator.send_json_to({"type": "refresh", "token": "alice-2"})
+    assert (await communicator.receive_json_from())["type"] == "refreshed"
+    await communicator.send_json_to({"type": "refresh", "token": "bob-1"})
+    assert (await communicator.receive_json_from())["code"] == "invalid_message"
+    await communicator.disconnect()
+
+
 async def test_the_next_backend_is_asked_if_one_finds_nobody(make: Any) -> None:
     node = make(*own("Nobody", "Keys", "Guests"))
     communicator, seen = await open_as(node, "bob")
@@ -152,14 +167,17 @@ async def test_a_wrong_credential_ends_the_search_and_is_counted(make: Any) -> N
 async def test_a_backend_that_fails_refuses_its_own_handshake(
     make: Any, kind: str, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node = make(*own("Failing"), handshake={"timeout_seconds": 0.1})
+    # Any other answer may come late, but comes.
+    seconds = 0.1 if kind == "hangs" else scale(30)
+    node = make(*own("Failing"), handshake={"timeout_seconds": seconds})
     assert await get_code(node, kind) == code
     failures = {"tests.connections.own_backends.Failing.authenticate": 1}
     is_failure = code in (4500, 4104)
     assert node.counters.get_failures().items() >= (
         failures.items() if is_failure else set()
     )
-    logged = [one.getMessage() for one in caplog.records if one.levelno > logging.INFO]
+    said = find_records(caplog, AUTHENTICATION)
+    logged = [one.getMessage() for one in said if one.levelno > logging.INFO]
     assert any("own_backends.Failing" in text for text in logged) is is_failure
 
 
@@ -169,14 +187,16 @@ async def test_the_failures_of_a_backend_are_logged_rarely(
     node = make(*own("Failing"))
     for _ in range(5):
         assert await get_code(node, "raises") == 4500
-    assert len([one for one in caplog.records if one.exc_info]) == 1
+    said = find_records(caplog, AUTHENTICATION)
+    assert len([one for one in said if one.exc_info]) == 1
 
 
 async def test_a_credential_that_its_backend_drops_ends(make: Any) -> None:
     node = make(*own("Valid"))
     first, second = [(await open_as(node, key))[0] for key in ("a", "b")]
     assert await recheck(node)
-    assert Valid.asked == [2]
+    # A beat may have asked while the first one was alone.
+    assert Valid.asked[-1] == 2
     Valid.revoked.add("guest:a")
     assert await recheck(node)
     close = await receive_close(first)

@@ -9,6 +9,7 @@ from django.test import Client
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from connections.actions.registry import MOST_VALUES
 from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.snapshot import make_key
@@ -113,6 +114,17 @@ def test_the_result_lists_unreached_connections(
     assert "<b>1 of 2</b> connections ended" in page
     assert "Not reached: 1 on web-1:77" in page
     assert "http-equiv" not in page
+
+
+@pytest.mark.parametrize("name", ["end", "drain"])
+def test_the_result_is_that_of_an_own_action(operator: Client, name: str) -> None:
+    """To anybody else it would claim success, or reload for ever."""
+    target = ("connection", "a" * 32) if name == "end" else ("node", "n1")
+    answer = operator.post(url_of(name, *target), {"reason": "a test"})
+    result = answer.headers["Location"]
+    assert operator.get(result).status_code == 200
+    operator.force_login(make_staff("other", "view_livedashboard", *ALL_PERMISSIONS))
+    assert operator.get(result).status_code == 404
 
 
 def test_all_of_a_client_may_return_spread_over_time(operator: Client) -> None:
@@ -254,7 +266,9 @@ def test_the_page_offers_permitted_actions(operator: Client, client: Client) -> 
         f"{URL}action/nothing/?target=client&value=x",
         url_of("end", "client", "alice"),
         url_of("end", "connection"),
-        url_of("end", "connection", *(str(number) for number in range(201))),
+        url_of(
+            "end", "connection", *(str(number) for number in range(MOST_VALUES + 1))
+        ),
         f"{URL}result/?action=end",
     ],
 )
@@ -283,7 +297,7 @@ def test_the_ban_of_an_ipv6_address_offers_its_network_first(operator: Client) -
 
 def test_a_ban_of_an_unknown_user_is_an_error(operator: Client) -> None:
     answer = operator.post(
-        url_of("ban", "user", "999"), {"reason": "x", "ban_for": "3600"}
+        url_of("ban", "user", "999999999"), {"reason": "x", "ban_for": "3600"}
     )
     assert "there is no user" in answer.content.decode()
     assert Ban.objects.count() == 0 and LogEntry.objects.count() == 0

@@ -154,10 +154,12 @@ def test_a_stranger_learns_what_is_wrong(client: Client, page: Client) -> None:
     [
         "connection/",
         "connection/x/change/",
+        "connection/live/?id=x",
         "node/",
         "errorevent/",
         "ban/",
         "accesstoken/",
+        "accesstoken/1/revoke/",
         "livedashboard/result/?action=end&key=1",
     ],
 )

@@ -1,5 +1,7 @@
 """Test snapshots of all nodes, and selections."""
 
+import json
+import zlib
 from datetime import timedelta
 
 import pytest
@@ -34,6 +36,20 @@ def test_without_a_sample_the_recorded_rows_are_shown() -> None:
     make_row(node, closed_at=timezone.now())
     (seen,) = snapshot = take_snapshot(1)
     assert (seen.connection_id, seen.state) == (row.connection_id, "near_idle")
+    assert snapshot.recorded_nodes == {"n1"}
+
+
+@pytest.mark.django_db
+def test_the_rows_of_a_node_of_another_version_are_shown() -> None:
+    """During a rolling upgrade such a node would seem empty, and drained."""
+    node = make_node_row()
+    row = make_row(node)
+    store_states(node)
+    columns = [["connection_id", "news"], [[row.connection_id], ["?"]]]
+    sample = zlib.compress(json.dumps(columns).encode())
+    NodePicture.objects.filter(node=node).put(sample)
+    (seen,) = snapshot = take_snapshot(1)
+    assert seen.connection_id == row.connection_id
     assert snapshot.recorded_nodes == {"n1"}
 
 

@@ -3,14 +3,18 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
 
 from connections.exceptions import DatabaseUnavailable
 from connections.models import Ban
-from connections.models.alias import atomic
+from connections.models.alias import atomic, get_alias
 from connections.storage.database import Database
+from connections.testing.communicators import make_config
+from connections.testing.databases import use_in_thread
+from connections.testing.waiting import scale, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -20,7 +24,7 @@ async def test_urgent_work_goes_first() -> None:
     database = Database()
     may_go = threading.Event()
     order: list[str] = []
-    holding = asyncio.create_task(database.write(may_go.wait, 10))
+    holding = asyncio.create_task(database.write(may_go.wait, scale(10)))
     await asyncio.sleep(0)
     waiting = [
         asyncio.create_task(database.write(order.append, "record")),
@@ -45,9 +49,14 @@ async def test_a_failure_is_raised_and_the_thread_continues() -> None:
 
 async def test_abandoned_work_is_cancelled() -> None:
     database = Database()
-    may_go = threading.Event()
-    holding = asyncio.create_task(database.write_urgently(may_go.wait, 10))
-    await asyncio.sleep(0)
+    has_begun, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        has_begun.set()
+        may_go.wait(scale(30))
+
+    holding = asyncio.create_task(database.write_urgently(hold))
+    await wait_until(has_begun.is_set)
     waiting = asyncio.create_task(database.write_urgently(lambda: "too late"))
     await asyncio.sleep(0)
     database.abandon()
@@ -57,7 +66,10 @@ async def test_abandoned_work_is_cancelled() -> None:
     await holding
 
 
-@pytest.mark.parametrize("method", ["read", "write", "write_urgently", "run_briefly"])
+METHODS = ("read", "read_foreign", "write", "write_urgently", "run_briefly")
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("is_abandoned", [True, False])
 async def test_work_for_a_node_that_has_stopped_is_refused(
     method: str, is_abandoned: bool
@@ -150,6 +162,28 @@ async def test_a_write_that_fails_after_its_rows_leaves_the_failure(
     with pytest.raises(DatabaseUnavailable):
         await full_database.write(fail_at_commit)
     assert full_database.failure is not None
+
+
+async def test_another_database_of_the_project_is_no_failure_of_this_one() -> None:
+    database = Database()
+    with pytest.raises(DatabaseUnavailable):
+        await database.read_foreign(refuse)
+    assert database.failure is None
+    await database.close()
+
+
+async def test_work_that_waits_for_a_connection_is_a_failure(settings: Any) -> None:
+    """A host that vanished lets the kernel wait for minutes."""
+    settings.WEBSOCKET = make_config(node={"database_timeout_seconds": 0.5})
+    database = Database()
+    postgres = {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}
+    await database.write(use_in_thread, {get_alias(): postgres})
+    may_go = threading.Event()
+    waiting = asyncio.create_task(database.write(may_go.wait, scale(30)))
+    await wait_until(lambda: database.failure == "does not answer")
+    may_go.set()
+    await waiting
+    await database.close()
 
 
 async def test_a_read_ends_the_failure_of_reads() -> None:

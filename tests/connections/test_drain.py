@@ -10,6 +10,7 @@ import itertools
 import json
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,7 +26,9 @@ from connections.asgi import TRANSPORT, with_extension
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
 from connections.credentials.identity import Credential
 from connections.node.node import Node
+from connections.server.drain import drain
 from connections.testing.communicators import make_config
+from tests.connections.drained_server import FakeServer
 from tests.connections.virtual_loop import VirtualTime
 
 DRAINING, KICKED = close_codes.DRAINING.code, close_codes.KICKED.code
@@ -435,3 +438,37 @@ class DrainMachine(RuleBasedStateMachine):
 
 DrainMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestDrainAgainstModel = DrainMachine.TestCase
+
+
+@pytest.mark.parametrize(
+    ("count", "grace_seconds", "within_seconds"),
+    [(1, 20, 0.5), (3, 20, 0.5), (3, 2, 0.5), (500, 20, 18), (500, 1, 0.5)],
+)
+def test_consumers_of_anybody_are_closed_one_after_another(
+    count: int, grace_seconds: float, within_seconds: float
+) -> None:
+    """Few need not wait long, and many are spread; no time passes for this test."""
+
+    async def stop() -> list[float]:
+        server = FakeServer(grace_seconds=grace_seconds, count=count)
+        began = server.loop.time()
+        await drain(server)  # type: ignore[arg-type]
+        return sorted(one.moments[0] - began for one in server.websockets)
+
+    with VirtualTime() as time:
+        moments = time.run(stop())
+    assert len(set(moments)) == count
+    assert moments[-1] <= within_seconds + TOLERANCE_SECONDS
+
+
+def test_a_second_signal_closes_the_consumers_of_anybody_at_once() -> None:
+    async def stop() -> list[float]:
+        server = FakeServer(grace_seconds=20, count=100)
+        server.loop.call_later(1, server.skips_grace.set)
+        await drain(server)  # type: ignore[arg-type]
+        assert all(one.calls[-2:] == ["end", "abort"] for one in server.websockets)
+        return [one.moments[0] for one in server.websockets]
+
+    with VirtualTime() as time:
+        moments = time.run(stop())
+    assert max(moments) - min(moments) < 1.5

@@ -120,11 +120,13 @@ def test_the_page_of_a_node_has_its_connections_and_actions(
     CloseRequest.objects.create(
         target="node", value="n1", reason="kicked", author="bea", note="too loud"
     )
-    NodeCommand.objects.create(kind="drain", target="node", value="n2", author="zed")
+    NodeCommand.objects.create(
+        kind="drain", target="node", value="n2", author="zebedee"
+    )
     page = admin_client.get("/admin/connections/node/n1/change/").content.decode()
     for shown in ("alice", "bob", "carol", "2 open", "1.2k", "ann", "too loud"):
         assert shown in page
-    assert "action/drain/" in page and "zed" not in page
+    assert "action/drain/" in page and "zebedee" not in page
     assert "&#x27;ends&#x27;" not in page and "unrolled" not in page
     assert "idle</th>" in page
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -117,8 +118,20 @@ def test_a_running_node_yields_to_older_nodes_alone() -> None:
 )
 def test_a_node_that_has_ended_is_not_waited_for(values: dict[str, Any]) -> None:
     waits = Waits(make_node(**values))
-    require_shared_limits(make_config(), "memory", wait=waits)
+    require_shared_limits(make_config(), "memory", wait=waits, sees_part=lambda: False)
     assert waits.seconds == 0
+
+
+@pytest.mark.parametrize("pid", [2**22 + 1, os.getpid()], ids=["none", "own"])
+def test_a_container_looks_at_the_beats_of_its_neighbours(pid: int) -> None:
+    """With the network of their host all have its name, and own process ids."""
+    neighbour = make_node(host=socket.gethostname(), pid=pid)
+    waits = Waits()
+    require = partial(require_shared_limits, sees_part=lambda: True)
+    require(make_config(), "memory", wait=waits)
+    assert waits.seconds == 3
+    with pytest.raises(UnsharedLimits):
+        require(make_config(), "memory", wait=Waits(neighbour))
 
 
 class LateDatabase(SwitchableDatabase):
@@ -146,4 +159,43 @@ async def test_a_database_that_is_away_puts_the_check_for_older_nodes_off() -> N
                 config, "memory", database, newer.node_id, waits
             )
     assert database.reads == 3
+    await database.close()
+
+
+class LateRow(SwitchableDatabase):
+    """A database in which the node that looks is recorded only after its first look."""
+
+    reads = 0
+    write_row: Any = None
+
+    async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        await super().read(work, *args, **kwargs)
+        self.reads += 1
+        if self.reads == 1:
+            await self.write(self.write_row)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_node_whose_row_is_late_yields_to_an_older_one() -> None:
+    """Two nodes that begin at once on a slow host see each other at a later look."""
+    database = LateRow()
+    older = await database.write(make_node)
+    newer = "f" * 32
+    database.write_row = partial(make_node_row, newer, host="elsewhere")
+    config = make_config(node={"beat_seconds": 0.05, "node_timeout_seconds": 60})
+    with pytest.raises(UnsharedLimits):
+        async with asyncio.timeout(scale(10)):
+            await require_no_older_node(config, "memory", database, newer, Waits(older))
+    assert database.reads == 1
+    await database.close()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_node_that_found_no_older_one_looks_no_more() -> None:
+    database = LateRow()
+    database.write_row = make_node
+    config = make_config(node={"beat_seconds": 0.05, "node_timeout_seconds": 60})
+    async with asyncio.timeout(scale(10)):
+        await require_no_older_node(config, "memory", database, "no row yet", Waits())
+    assert database.reads == 4
     await database.close()

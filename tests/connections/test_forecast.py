@@ -1,8 +1,10 @@
 """Test the forecast of limits, and the command that shows it."""
 
+import gc
 import io
 import json
 import re
+import weakref
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +16,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.forecast import records
+from connections.forecast.records import RefusedRecord
+from connections.forecast.simulation import RETRY_SECONDS, ForecastLimits, Simulation
 from connections.models import Connection, RefusedHandshake
 from connections.testing.communicators import make_config
 from tests.connections.rows import make_connection_row
@@ -189,6 +193,27 @@ def test_an_admitted_handshake_holds_a_slot_and_its_retries_none() -> None:
     [top] = found["top_clients"]
     assert top["client_id"] == "carol"
     assert run("--max-total-connections", "4")["affected_connections"] == 0
+
+
+class ClientId(str):
+    """An id whose end a test can see."""
+
+
+def test_an_admitted_client_is_forgotten_when_it_would_retry_no_more() -> None:
+    """Memory does not grow with the clients of an attack that changes its ids."""
+    limits = ForecastLimits.configured(make_config())
+    simulation = Simulation(limits, beat_seconds=5, start=1e9, end=2e9)
+    client_id = ClientId("alice")
+    kept = weakref.ref(client_id)
+    for number, name in enumerate([client_id, "bob", "carol"]):
+        opened_at = float(number * (RETRY_SECONDS + 1))
+        refused = RefusedRecord(
+            row_id=number, client_id=name, route="a/", opened_at=opened_at, count=1
+        )
+        simulation.add_refused(refused)
+    del client_id, name, refused
+    gc.collect()
+    assert kept() is None
 
 
 def test_refused_handshakes_are_read_in_chunks() -> None:

@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from asgiref.sync import sync_to_async
-from channels.testing import WebsocketCommunicator
 from django.urls import path
 
 from connections.consumers import LimitedJsonConsumer
@@ -17,9 +15,13 @@ from connections.models import Node as NodeRow
 from connections.node.current import get_node
 from connections.node.node import Node
 from connections.routing import protect
+from connections.testing.communicators import Communicator
 from connections.testing.waiting import scale, wait_until
 from tests.connections.rows import make_node_row
 
+uvicorn: Any = pytest.importorskip(
+    "uvicorn", reason="NOT RUN: no uvicorn; requirements/tests.txt has it"
+)
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SERVED = {"asgi": {"version": "3.0"}, "client": ["192.0.2.7", 1]}
@@ -58,9 +60,9 @@ async def started() -> AsyncIterator[list[Node]]:
         await node.stop()
 
 
-async def open_from_server(application: Any) -> WebsocketCommunicator:
+async def open_from_server(application: Any) -> Communicator:
     headers = [(b"host", b"app.example"), (b"origin", b"https://app.example")]
-    communicator = WebsocketCommunicator(application, "/a/", headers)
+    communicator = Communicator(application, "/a/", headers)
     communicator.scope |= SERVED
     assert (await communicator.connect(timeout=scale(15)))[0]
     return communicator

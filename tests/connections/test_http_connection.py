@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -15,8 +16,15 @@ from connections.testing.communicators import make_node
 NOTICE = {"type": "websocket.send", "text": '{"type": "notice", "text": "Soon"}'}
 
 
-async def poll(*sent: Message) -> tuple[int, dict[bytes, bytes], bytes]:
+Answer = tuple[int, dict[bytes, bytes], bytes]
+
+
+async def poll(*sent: Message) -> Answer:
     """Return the answer to a long poll whose consumer sends some messages."""
+    return await request("long_poll", *sent)
+
+
+async def request(carrier: str, *sent: Message) -> Answer:
     answered: list[Message] = []
 
     async def receive() -> Message:
@@ -32,10 +40,8 @@ async def poll(*sent: Message) -> tuple[int, dict[bytes, bytes], bytes]:
             await send(message)
         assert (await receive())["type"] == "websocket.disconnect"
 
-    scope = {"type": "http", "query_string": b"live=long-poll", "headers": []}
-    connection = HttpConnection(
-        {**scope, "node": make_node()}, receive, send, "long_poll"
-    )
+    scope = {"type": "http", "query_string": b"", "headers": [], "node": make_node()}
+    connection = HttpConnection(scope, receive, send, carrier)
     await connection.run(consume)
     start, *bodies = answered
     body = b"".join(one["body"] for one in bodies)
@@ -75,3 +81,31 @@ async def test_a_poll_is_answered_with_its_event_alone() -> None:
     status, headers, body = await poll(*messages, event, *messages, *end)
     assert (status, body) == (200, b"[1]")
     assert headers[b"stream-next-offset"] == b"e_1"
+
+
+def read_events(body: bytes) -> list[dict[str, str]]:
+    """Return the events of a stream as a browser parses it."""
+    events: list[dict[str, str]] = [{}]
+    for line in re.split(r"\r\n|\r|\n", body.decode()):
+        name, _, value = line.partition(": ")
+        event = events[-1]
+        if not line:
+            events.append({})
+        else:
+            event[name] = f"{event[name]}\n{value}" if name in event else value
+    return [event for event in events if event]
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n"])
+async def test_a_text_with_line_breaks_stays_one_event(line_break: str) -> None:
+    """What stands behind a line break was a field, and behind two an event."""
+    lines = ["one", "", "event: bye", "data: {}", "id: 5", "", "\u2028\x0b", ""]
+    text = line_break.join(lines)
+    message = {"type": "websocket.send", "event": "data", "text": text}
+    status, _headers, body = await request(
+        "sse", message, *make_end(close_codes.CLOSED)
+    )
+    assert status == 200
+    data, bye = read_events(body)
+    assert data == {"event": "data", "data": "\n".join(lines)}
+    assert bye["event"] == "bye"

@@ -10,6 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from connections.actions.registry import MOST_VALUES
 from connections.dashboard.bounded_lists import MOST_COUNTED, BoundedPaginator
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.listing import ConnectionList
@@ -17,7 +18,7 @@ from connections.models import Connection, ErrorEvent, Node
 from connections.units import show_moment
 from tests.connections.dashboard_pages import make_staff
 from tests.connections.live_states import make_row, make_state, store_states
-from tests.connections.rows import make_node_row
+from tests.connections.rows import make_connection_row, make_node_row
 
 URL = "/admin/connections/connection/"
 
@@ -88,6 +89,28 @@ def test_filters_by_state(admin_client: Client, rows: dict[str, Connection]) -> 
     assert "carol-ended" not in find(admin_client, reason="kicked")
 
 
+def test_a_state_is_filtered_by_node_before_the_rows_are_bounded(
+    admin_client: Client, node: Node
+) -> None:
+    store_states(node, *(make_state(state="slow") for _ in range(501)))
+    other = make_node_row("n2")
+    row = make_row(other, client_id="zoe")
+    seen = make_state("zoe", connection_id=row.pk, state="slow")
+    store_states(other, seen)
+    page = find(admin_client, state="slow", node="n2")
+    assert ">zoe</a>" in page and "are listed" not in page
+    note = "Only 500 of 502 connections in this state are listed."
+    assert note in find(admin_client, state="slow")
+
+
+def test_a_node_that_is_gone_is_a_filter(admin_client: Client, node: Node) -> None:
+    make_row(node, client_id="alice")
+    make_connection_row("c1", node_id="gone", client_id="bob")
+    Node.objects.update(state="stopped")
+    page = find(admin_client, node="gone")
+    assert ">bob</a>" in page and ">alice</a>" not in page
+
+
 @pytest.mark.parametrize(
     ("term", "expected"),
     [
@@ -106,20 +129,36 @@ def test_search_finds_full_names_and_parts_of_live_ones(
     assert ">bob-recorded</a>" in by_id
 
 
+def make_error(row: Connection, ref: str) -> None:
+    ErrorEvent.objects.create(
+        error_id=ref,
+        connection=row,
+        node_id="n1",
+        at=timezone.now(),
+        exception_class="builtins.KeyError",
+        where="chat.py:7",
+    )
+
+
+def test_the_place_of_an_error_needs_the_right_to_view_errors(
+    client: Client, rows: dict[str, Connection]
+) -> None:
+    ref = "e" * 16
+    make_error(rows["ended"], ref)
+    client.force_login(make_staff("viewer", "view_connection"))
+    page = find(client, q=ref)
+    assert ">carol-ended</a>" in page and "chat.py" not in page
+    client.force_login(make_staff("both", "view_connection", "view_errorevent"))
+    assert "an error in chat.py:7" in find(client, q=ref)
+
+
 @pytest.mark.parametrize("query", [{}, {"state": "slow"}, {"node": "x"}])
 def test_a_search_finds_closed_connections_and_refs_whatever_the_filter(
     admin_client: Client, rows: dict[str, Connection], query: dict[str, str]
 ) -> None:
     ended = rows["ended"]
     ref = "e" * 16
-    ErrorEvent.objects.create(
-        error_id=ref,
-        connection=ended,
-        node_id="n1",
-        at=timezone.now(),
-        exception_class="builtins.KeyError",
-        where="chat.py:7",
-    )
+    make_error(ended, ref)
     for term in ("carol-ended", ended.pk, ref):
         page = find(admin_client, q=term, **query)
         assert ">carol-ended</a>" in page and "alice-live" not in page
@@ -197,6 +236,20 @@ def test_selected_connections_are_ended_after_confirmation(
     only_ended = {**query, "_selected_action": keys[1:]}
     refused = admin_client.post(f"{URL}?state=all", only_ended, follow=True)
     assert "None of the selected connections is open" in refused.content.decode()
+
+
+def test_a_redirect_of_many_fits_into_the_buffer_of_a_proxy(
+    admin_client: Client, node: Node
+) -> None:
+    """nginx takes 4 kB of headers, and answers 502 to more."""
+    keys = [make_row(node).pk for _ in range(MOST_VALUES)]
+    choice = {"action": "end_selected", "_selected_action": keys, "select_across": 1}
+    answer = admin_client.post(URL, choice)
+    assert all(key in answer.headers["Location"] for key in keys)
+    assert len(answer.serialize_headers()) < 4000
+    make_row(node)
+    refused = admin_client.post(URL, choice, follow=True).content.decode()
+    assert f"Select at most {MOST_VALUES}" in refused
 
 
 def test_ending_is_offered_only_with_its_permission(

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from connections.connection.lock import FifoLock
+from connections.testing.waiting import scale
 
 
 async def take(lock: FifoLock, name: str, order: list[str]) -> None:
@@ -81,7 +82,7 @@ async def test_one_task_passes_in_a_tie_and_no_other() -> None:
 
 async def test_the_second_of_a_tie_acquires_a_free_lock_by_itself() -> None:
     lock, order = FifoLock(), list[str]()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(scale(15)):
         await take_second(lock, order)
     assert order == ["second"]
     assert lock.acquire_nowait()

@@ -1,6 +1,8 @@
 """Test the ready-made backends: a user of the scope, a signed cookie, DRF."""
 
+import asyncio
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -30,7 +32,11 @@ from connections.node.current import get_detached_node
 from connections.node.node import Node
 from connections.routing import WebSocketRouter, protect
 from connections.testing import FakeClock, wait_until
-from connections.testing.communicators import Communicator, make_config
+from connections.testing.communicators import (
+    PATIENCE_SECONDS,
+    Communicator,
+    make_config,
+)
 from connections.units import utc_now
 from tests.connections.conversations import receive_close, receive_type
 from tests.connections.login import log_in
@@ -448,6 +454,30 @@ async def test_a_refresh_brings_another_token(make: Any) -> None:
     await communicator.send_json_to({"type": "refresh", "token": token + "x"})
     assert (await receive_type(communicator, "error"))["code"] == "invalid_message"
     await communicator.disconnect()
+
+
+async def test_a_class_that_waits_for_another_service_delays_no_token(
+    make: Any, settings: Any
+) -> None:
+    import_tokens()
+    may_go = threading.Event()
+
+    class Waiting:
+        """Asks a service that does not answer."""
+
+        def authenticate(self, request: Any) -> None:
+            may_go.wait(PATIENCE_SECONDS)
+
+    class Asking(RestFramework):
+        authentication_classes = (Waiting,)
+
+    node, backend = make(*DEFAULT_BACKENDS), Asking()
+    scope = {"node": node, "path": "/ws/", "headers": [], "query_string": b""}
+    asking = [asyncio.create_task(backend.authenticate(scope)) for _ in range(8)]
+    token, _ = await in_database(create_access_token)("phone")
+    assert (await node.verifier.verify_token(token)).client_id == "phone"
+    may_go.set()
+    assert await asyncio.gather(*asking) == [None] * 8
 
 
 async def test_a_wrong_token_is_counted_and_an_expired_one_is_not(make: Any) -> None:

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.urls import path
 
@@ -17,7 +16,12 @@ from connections.middleware import OriginMiddleware
 from connections.node.node import Node
 from connections.routing import WebSocketRouter
 from connections.server.websocket.frames import TEXT, FrameReader
-from connections.testing.communicators import connect_to, make_config, make_node
+from connections.testing.communicators import (
+    Communicator,
+    connect_to,
+    make_config,
+    make_node,
+)
 from connections.testing.waiting import wait_until
 from connections.units import utc_now
 from connections.views.series import describe_series
@@ -319,7 +323,7 @@ def test_the_environment_sets_a_mode(tmp_path: Any) -> None:
 async def reach(node: Node, route: str, **headers: str) -> Any:
     """Return the answer to a handshake of a foreign page, with its cookie."""
     given = {"host": "testserver", "origin": "https://evil.example", **headers}
-    communicator = WebsocketCommunicator(
+    communicator = Communicator(
         OriginMiddleware(WebSocketRouter([path("ws/a/", Echo.as_asgi())])), route
     )
     communicator.scope.update(

@@ -1,6 +1,5 @@
 """One connection's failure stops no pass over the others."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,6 @@ from django.test import Client, override_settings
 
 from connections import close_codes
 from connections.access.expiry import ExpiryWatch
-from connections.background import BackgroundTasks
 from connections.close_codes import CloseReason
 from connections.config.auth_sections import ExpiryConfig
 from connections.config.sections import RecorderConfig
@@ -32,14 +30,15 @@ from connections.node.extensions import NodeExtensions
 from connections.node.periodic import run_parts
 from connections.node.recorder import Recorder
 from connections.passes import Passes
-from connections.server.admission import Admission
 from connections.server.drain import drain
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_node
 from connections.units import as_utc, format_moment
 from sessions_history.tails import Tail
+from tests.connections.drained_server import FakeServer
 from tests.connections.live_connections import SilentSender, make_connection
+from tests.logged import find_records
 
 LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -66,12 +65,13 @@ def test_a_failure_is_counted_and_logged_once_and_the_others_are_visited(
         hub.for_each("The check", act)
     assert visited == ["alice", "carol"] * 2
     assert failures == ["The check"] * 2
-    (record,) = caplog.records
+    (record,) = find_records(caplog, "connections.passes")
     assert record.levelno == logging.ERROR and "The check failed for" in record.msg % (
         record.args
     )
     hub.for_each("The check", lambda connection: None)
-    assert caplog.records[-1].getMessage() == "The check succeeds again"
+    last = find_records(caplog, "connections.passes")[-1]
+    assert last.getMessage() == "The check succeeds again"
 
 
 async def test_a_credential_without_end_keeps_nobody_from_idling_out() -> None:
@@ -178,61 +178,17 @@ async def test_a_drain_ends_all_connections_though_one_raises() -> None:
     assert {"The drain", "The abort after a drain"} <= node.counters.failures.keys()
 
 
-class FakeSocket:
-    """A WebSocket or port of the server, of which some raise at every call."""
-
-    is_sending = False
-
-    def __init__(self, *, is_broken: bool = False) -> None:
-        self.calls: list[str] = []
-        self._is_broken = is_broken
-
-    def _record(self, name: str) -> None:
-        self.calls.append(name)
-        if self._is_broken:
-            raise ConnectionResetError("the socket is gone")
-
-    def end(self, close_reason: CloseReason) -> None:
-        self._record("end")
-
-    def abort(self) -> None:
-        self._record("abort")
-
-    def close_idle(self) -> None:
-        self._record("close")
-
-    def stopListening(self) -> None:
-        self._record("stop")
-
-
-class FakeServer:
-    """The parts of a server that a drain stops; the middle one of each kind fails."""
-
-    applications = requests = ()
-    is_retiring = False
-
-    def __init__(self) -> None:
-        self.node = make_node(drain={"grace_seconds": 1, "delay_seconds": 0})
-        self.config = self.node.config
-        self.loop = asyncio.get_running_loop()
-        self.admission = Admission(self.config, self.loop.time)
-        self.skips_grace = asyncio.Event()
-        self.tasks = BackgroundTasks()
-        self.ports, self.websockets, self.http_channels = (
-            [FakeSocket(is_broken=number == 1) for number in range(3)] for _ in range(3)
-        )
-
-
 async def test_a_server_drains_to_its_end_though_sockets_raise() -> None:
-    server = FakeServer()
+    server = FakeServer(grace_seconds=1, broken=1)
     await drain(server)  # type: ignore[arg-type]
     assert [one.calls for one in server.ports] == [["stop"]] * 3
     assert [one.calls for one in server.http_channels] == [["close"]] * 3
-    assert [one.calls for one in server.websockets] == [["end", "abort"]] * 3
+    assert [one.calls for one in server.websockets] == [["end", "end", "abort"]] * 3
     assert server.node.has_stopped
     assert server.node.counters.failures.keys() == {
         "The close of a port",
         "The close of idle HTTP connections",
+        "The drain of others",
         "The close of WebSockets",
         "The abort of WebSockets",
     }

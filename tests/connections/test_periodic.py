@@ -6,6 +6,7 @@ import pytest
 
 from connections.exceptions import DatabaseUnavailable
 from connections.node.periodic import run_periodically
+from tests.logged import find_records
 
 
 async def fail_once(exc: BaseException) -> None:
@@ -29,7 +30,8 @@ async def test_an_outage_of_the_database_is_logged_in_one_line(
 ) -> None:
     caplog.set_level("INFO")
     await fail_once(DatabaseUnavailable("connection refused"))
-    (record,) = (one for one in caplog.records if one.levelname == "ERROR")
+    said = find_records(caplog, "connections.node.periodic")
+    (record,) = (one for one in said if one.levelname == "ERROR")
     text = "The beat failed and will be tried again: connection refused"
     assert (record.getMessage(), record.exc_info) == (text, None)
 
@@ -43,7 +45,8 @@ async def test_an_unexpected_failure_is_logged_with_its_traceback(
 ) -> None:
     caplog.set_level(level)
     await fail_once(exc)
-    (record,) = (one for one in caplog.records if one.levelname == "ERROR")
+    said = find_records(caplog, "connections.node.periodic")
+    (record,) = (one for one in said if one.levelname == "ERROR")
     assert record.exc_info is not None
     assert record.exc_info[1] is exc
 
@@ -53,3 +56,11 @@ async def test_no_end_of_what_a_step_awaits_ends_periodic_work(
     kind: type[BaseException],
 ) -> None:
     await fail_once(kind())
+
+
+async def test_a_failure_without_a_text_does_not_end_periodic_work() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    await fail_once(Broken())

@@ -36,7 +36,8 @@ MakePool = Callable[..., Pool]
 def make_redis_pool(
     url: str, kind: type[RedisPool | ShardedPool] = RedisPool, **options: Any
 ) -> RedisPool | ShardedPool:
-    bus = RedisBus(url, node_id="n1")
+    bus = RedisBus(url, node_id="n1", timeout_seconds=scale(20))
+    options["timeout_seconds"] = scale(20)
     if kind is ShardedPool:
         options["shards"] = FEW_SHARDS
     return kind(url, bus=bus, lease_seconds=30, **options)
@@ -44,7 +45,7 @@ def make_redis_pool(
 
 def make_parent_pool(**options: Any) -> ParentPool:
     line = WorkerLine(PoolHost(**options))
-    return ParentPool(line, max_total=options["max_total"])
+    return ParentPool(line, **options)
 
 
 @pytest.fixture(params=["local", "parent", "redis", "sharded", "postgres"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from connections.exceptions import PoolFull, PoolUnavailable
+from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.node.node import Node
 from connections.pool.base import Renewal, Slot
 from connections.pool.choice import choose_pool
@@ -107,6 +107,20 @@ async def test_a_late_slot_evicts_one_of_its_own_worker_that_is_not_late(
     renewal = await first.pool.take_late([make_slot(2), make_slot(3)])
     assert renewal == Renewal(evicted=("c1",))
     assert first.pool.get_held_ids() == []
+
+
+async def test_the_limits_are_those_of_the_worker_that_asks(host: PoolHost) -> None:
+    """Workers that SIGHUP has started may have another configuration."""
+    before = ParentPool(WorkerLine(host), max_total=4)
+    after = ParentPool(WorkerLine(host), max_total=2, evict_oldest=False)
+    await before.acquire(make_slot(1, limit=1))
+    with pytest.raises(ClientFull):
+        await after.acquire(make_slot(2, limit=1))
+    await after.acquire(make_slot(3, "bob"))
+    with pytest.raises(PoolFull):
+        await after.acquire(make_slot(4, "carol"))
+    assert [(await one.get_usage()).limit for one in (before, after)] == [4, 2]
+    assert await before.acquire(make_slot(5, limit=1)) == (make_slot(1, limit=1),)
 
 
 class NewerLine(WorkerLine):

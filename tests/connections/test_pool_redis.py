@@ -1,16 +1,21 @@
 """The pool in Redis, where it differs from other stores."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from connections.exceptions import PoolUnavailable
-from connections.pool.base import Renewal
+from connections.pool.base import Renewal, Slot
+from connections.pool.redis import RedisPool
+from connections.redis.bus import RedisBus
 from connections.testing import FakeClock, wait_until
 from tests.connections.pool_nodes import (
     LEASE_SECONDS,
     RedisNodePool,
+    jump_in_redis,
     leased_in,
     settle_recovery,
 )
@@ -79,13 +84,12 @@ async def test_an_empty_pool_leaves_no_keys(
     for name in ("2", "3"):
         one.release(name)
     other.release("4")
-
-    async def is_empty() -> bool:
-        await one.get_usage()
-        with redis_server.connect() as client:
-            return bool(client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"])
-
-    await wait_until(is_empty, 4 * LEASE_SECONDS)
+    await wait_until(lambda: leased_in(redis_server) == set())
+    # A tombstone stays for two leases.
+    jump_in_redis(redis_server, 2 * LEASE_SECONDS)
+    await one.get_usage()
+    with redis_server.connect() as client:
+        assert client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"]
 
 
 # Lost replies
@@ -99,14 +103,15 @@ async def test_a_lost_key_is_noticed_and_the_limits_hold_again(
     make_pool: MakePool, redis_server: RedisProcess, key: str
 ) -> None:
     """As a memory limit with allkeys-lru, or somebody's DEL, removes it."""
+    jump = partial(jump_in_redis, redis_server)
     one, other = make_pool("a"), make_pool("b")
     mine = await one.take("1", "2", "3")
     theirs = await other.take("4", "5", start=5)
-    await settle_recovery(one, other, slots=(mine, theirs))
+    await settle_recovery(jump, one, other, slots=(mine, theirs))
     with redis_server.connect() as client:
         assert client.delete(f"{{orchestra:pool}}:{key}") == 1
     theirs += await other.take("6", start=10)
-    await settle_recovery(one, other, slots=(mine, theirs))
+    await settle_recovery(jump, one, other, slots=(mine, theirs))
     assert leased_in(redis_server) == {"2", "3", "4", "5", "6"}
     given_up = await other.acquire(other.slot("7", 20))
     assert [slot.connection_id for slot in given_up] == ["2"]
@@ -141,7 +146,8 @@ async def test_a_key_that_is_lost_in_a_recovery_is_noticed(
     with redis_server.connect() as client:
         assert client.delete(f"{{orchestra:pool}}:{key}") == 1
     theirs += await other.take("6", start=9, client="e")
-    await settle_recovery(one, other, slots=(mine, theirs))
+    jump = partial(jump_in_redis, redis_server)
+    await settle_recovery(jump, one, other, slots=(mine, theirs))
     assert leased_in(redis_server) == {"3", "4", "5", "6"}
 
 
@@ -310,7 +316,8 @@ async def test_a_killed_redis_comes_back_empty_and_no_slot_is_lost(
         with pytest.raises(PoolUnavailable):
             await one.renew(mine)
         process.start()
-        await settle_recovery(one, other, slots=(mine, theirs))
+        jump = partial(jump_in_redis, process)
+        await settle_recovery(jump, one, other, slots=(mine, theirs))
         assert leased_in(process) == {"1", "2", "3"}
     finally:
         process.remove()
@@ -361,11 +368,32 @@ async def test_a_silent_subscription_is_made_anew(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
     """A probe finds a connection that is open but delivers nothing."""
-    pool = make_pool()
+    pool = make_pool(probe_seconds=0.3)
     await pool.take("1")
     await wait_until(lambda: pool.bus.is_subscribed)
     returns: list[int] = []
     pool.bus.on_return(lambda: returns.append(1))
     with redis_server.connect() as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    await wait_until(lambda: returns, 5)
+    await wait_until(lambda: returns)
+
+
+class ReturningBus(RedisBus):
+    """A bus that is back from an outage while it is closed."""
+
+    async def close(self) -> None:
+        self.report_return()
+        await super().close()
+
+
+async def test_a_bus_that_is_back_while_the_pool_closes_causes_no_renewal(
+    redis_server: RedisProcess,
+) -> None:
+    """It would leave a connection to Redis open."""
+    bus = ReturningBus(redis_server.url, node_id="a")
+    pool = RedisPool(redis_server.url, bus=bus, max_total=5, lease_seconds=60)
+    await pool.acquire(
+        Slot(connection_id="1", client_id="c", node_id="a", opened_at=0, limit=5)
+    )
+    await pool.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}

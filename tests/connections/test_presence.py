@@ -45,6 +45,10 @@ class Plain(LimitedJsonConsumer):
     presence = True
 
 
+class PlainSync(SyncConsumer):
+    presence = True
+
+
 class Chat(LimitedJsonConsumer):
     """Names its room in connect(), as consumers of Channels do."""
 
@@ -234,15 +238,18 @@ async def test_a_users_own_token_makes_the_user_online() -> None:
 
 
 WRONG = (5, "", "a\nb", "x" * 201, [5], ONLINE, Presence("r", ["list"]))  # type: ignore[arg-type]
+OF_SESSIONS = ("session:1", "session:", ["lobby", Presence("session:1")])
 
 
 @pytest.mark.parametrize(
     "named",
     [
         *WRONG,
+        *OF_SESSIONS,
         [f"r{number}" for number in range(21)],
         Presence("r", {"text": "x" * 2000}),
         Presence("r", {"set": {1}}),
+        Presence("r", {"score": float("nan")}),
     ],
     ids=lambda named: repr(named)[:30],
 )
@@ -255,6 +262,53 @@ async def test_a_wrong_presence_refuses_the_connection(named: Any) -> None:
     communicator = await open_connection(Wrong, node)
     assert (await receive_close(communicator))["code"] == 4500
     assert node.counters.errors == {"internal": 1}
+    await communicator.disconnect()
+    await node.stop()
+
+
+@pytest.mark.parametrize("path", [f"/ws/{'x' * 200}/", "/ws/a\u200b/"])
+@pytest.mark.parametrize("consumer", [Plain, PlainSync])
+async def test_a_path_that_is_no_room_is_the_clients_error(
+    consumer: Any, path: str
+) -> None:
+    node = make_node()
+    communicator = await open_connection(consumer, node, path=path)
+    assert (await receive_close(communicator))["code"] == 4004
+    assert not node.counters.errors
+    await communicator.disconnect()
+    await node.stop()
+
+
+async def test_a_synchronous_presence_runs_in_the_thread_of_its_handlers() -> None:
+    """On the event loop it could not read the database, and would stop the node."""
+    threads: list[int] = []
+
+    class Recording(SyncConsumer):
+        def connect(self) -> None:
+            threads.append(threading.get_ident())
+            self.accept()
+
+        def presence(self) -> str:
+            threads.append(threading.get_ident())
+            return "lobby"
+
+    node = make_node()
+    communicator = await open_user(Recording, node, 5)
+    assert await count("lobby") == 1
+    assert len(set(threads)) == 1
+    assert threading.get_ident() not in threads
+    await communicator.disconnect()
+    await node.stop()
+
+
+async def test_a_synchronous_consumer_may_name_its_rooms_in_a_coroutine() -> None:
+    class Mixed(SyncConsumer):
+        async def presence(self) -> str:
+            return "lobby"
+
+    node = make_node()
+    communicator = await open_user(Mixed, node, 5)
+    assert await count("lobby") == 1
     await communicator.disconnect()
     await node.stop()
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.template import Context, Template
 from django.test import RequestFactory
 
 from connections.consumers import LimitedJsonConsumer
-from connections.presence import registry
+from connections.presence import ONLINE, count, registry
 from connections.testing.communicators import make_node
 from tests.connections.conversations import open_connection, receive_type
 from tests.pages import PRESENCE, read_blocks
@@ -95,6 +97,20 @@ async def test_the_page_shows_a_consumer_and_a_view() -> None:
     await node.stop()
 
 
+async def test_the_consumer_of_the_page_joins_no_room_but_those_of_the_chat() -> None:
+    names, node = read_names(), make_node(**BEAT)
+    for room in ("session:s1", ONLINE):
+        scope: Any = {"url_route": {"kwargs": {"room": room}}}
+        communicator = await open_connection(
+            names["ChatConsumer"], node, client_id="user:1", user=User(1), **scope
+        )
+        await receive_type(communicator, "present")
+        assert await count(f"chat:{room}") == 1
+        await communicator.disconnect()
+    assert await count("session:s1") == 0
+    await node.stop()
+
+
 def test_a_view_without_a_node_does_not_guess() -> None:
     request: Any = RequestFactory().get("/")
     request.user = User(1)
@@ -163,4 +179,21 @@ async def test_the_tag_alone_tells_of_one_user() -> None:
     template = Template("{% load presence %}{% online user %}")
     context = Context({"user": User(3)})
     assert await sync_to_async(template.render)(context) == "True"
+    registry.serving.discard(reader)
+
+
+NOBODY: Any = (None, "", AnonymousUser(), get_user_model()())
+
+
+@pytest.mark.parametrize("nobody", NOBODY, ids=lambda one: type(one).__name__)
+async def test_of_nobody_the_tag_tells_nothing(nobody: Any) -> None:
+    reader = CountingReader("user:3")
+    registry.serving.add(reader)
+    template = Template(
+        "{% load presence %}{% online nobody among=all %}"
+        " {% online user among=all %} {% online missing %}"
+    )
+    user = User(3)
+    context = Context({"nobody": nobody, "user": user, "all": [nobody, user]})
+    assert await sync_to_async(template.render)(context) == "None True None"
     registry.serving.discard(reader)

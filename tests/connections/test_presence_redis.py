@@ -1,5 +1,6 @@
 """Test presence that nodes share, on a real Redis."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from connections.presence.redis import RedisStore
 from connections.presence.stores import forget_members
 from connections.redis.bus import RedisBus
 from connections.testing.communicators import make_config
-from connections.testing.waiting import wait_until
+from connections.testing.waiting import scale, wait_until
 from tests.connections.conversations import open_connection, receive_type
 from tests.integration.redis_process import RedisProcess
 from tests.planted import find_in_redis
@@ -37,8 +38,8 @@ async def make_shared(redis_server: RedisProcess) -> AsyncIterator[MakeNode]:
 
     def make(**presence: Any) -> Node:
         config = make_config(
-            node={"beat_seconds": 0.1, "lease_seconds": 1},
-            presence={"lease_seconds": 1, "linger_seconds": 0.5, **presence},
+            node={"beat_seconds": 0.1, "lease_seconds": scale(1)},
+            presence={"lease_seconds": scale(1), "linger_seconds": 0.5, **presence},
         )
         made.append(Node(config, redis_url=redis_server.url))
         return made[-1]
@@ -208,6 +209,38 @@ async def test_public_data_is_encrypted_with_the_keys(
     assert not any("word" in value for value in stored)
     await first.disconnect()
     await second.disconnect()
+
+
+async def test_members_linger_from_the_end_of_their_nodes_lease(
+    redis_server: RedisProcess,
+) -> None:
+    """However late their node's members are released, a hundred at a time."""
+    store = RedisStore(
+        redis_server.url,
+        bus=None,
+        lease_seconds=15,
+        linger_seconds=15,
+        max_members=1000,
+        beat_seconds=0,
+    )
+    await store.renew("a", 0)
+    left = Change(room="lobby", member="user:0", is_present=False)
+    with redis_server.connect() as client:
+        ended_at = client.time()[0] * 1000 - 5000
+        client.zadd("{orchestra:presence}:nodes", {"killed": ended_at})
+        for number in range(250):
+            member = f"user:{number}"
+            client.sadd("{orchestra:presence}:held:killed", f"lobby\n{member}")
+            client.hset("{orchestra:presence}:room:lobby", member, "0|killed|{}")
+        # One of them came to this node, and left it again.
+        await store.apply("a", [dataclasses.replace(left, is_present=True)])
+        await store.apply("a", [left])
+        await store.renew("a", 0)
+        due = dict(client.zrange("{orchestra:presence}:due", 0, -1, withscores=True))
+    assert len(due) == 250
+    assert due.pop("lobby\nuser:0") > ended_at + 15_000
+    assert set(due.values()) == {ended_at + 15_000}
+    await store.close()
 
 
 async def test_a_clock_of_redis_that_went_back_leaves_nobody_for_long(

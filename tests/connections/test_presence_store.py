@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
 from connections.exceptions import PresenceUnavailable
+from connections.models.alias import atomic, get_connection
 from connections.presence.base import ONLINE, Change, Delta, PresenceStore, Renewal
 from connections.presence.memory import MemoryStore
 from connections.presence.postgres import PostgresStore
@@ -20,8 +22,37 @@ from tests.connections.presence_database import ListeningBus, PresenceDatabase
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 
-LEASE_SECONDS = scale(1)
-LINGER_SECONDS = scale(0.3)
+LEASE_SECONDS = 60
+LINGER_SECONDS = 20
+"""Longer than any machine stands still: both end where a test moves the clock."""
+
+BEAT_SECONDS = LEASE_SECONDS / 10
+
+_JUMP = """
+local milliseconds = tonumber(ARGV[1]) * 1000
+local function back(moment)
+  return string.format('%.0f', moment - milliseconds)
+end
+for _, key in ipairs(redis.call('KEYS', '{orchestra:presence}:*')) do
+  if key:match('}:nodes$') or key:match('}:due$') then
+    local found = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for index = 1, #found, 2 do
+      redis.call('ZADD', key, back(found[index + 1]), found[index])
+    end
+  elseif key:match('}:state$') then
+    local moment = redis.call('HGET', key, 'recovering_until')
+    redis.call('HSET', key, 'recovering_until', back(moment))
+  elseif key:match('}:room:') then
+    local found = redis.call('HGETALL', key)
+    for index = 1, #found, 2 do
+      local due, rest = found[index + 1]:match('^(%d+)(|.*)$')
+      if due ~= '0' then
+        redis.call('HSET', key, found[index], back(due) .. rest)
+      end
+    end
+  end
+end
+"""
 
 
 class Stores:
@@ -41,9 +72,9 @@ class Stores:
                 store.on_delta = self._on_delta
         return store
 
-    async def pass_time(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         """Let the clock of the backend advance."""
-        await asyncio.sleep(seconds)
+        raise NotImplementedError
 
     async def start(self) -> None:
         """Wait until the events of other nodes arrive."""
@@ -76,28 +107,36 @@ class MemoryStores(Stores):
             )
         return self._one
 
-    async def pass_time(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
 
 class RedisStores(Stores):
     """One store for each node, on the clock of a real Redis."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, server: RedisProcess) -> None:
         super().__init__(self._make)
-        self._url = url
+        self._server = server
+        self._url = server.url
         self._buses: list[RedisBus] = []
 
     def _make(self, node_id: str, **options: Any) -> RedisStore:
-        self._buses.append(RedisBus(self._url, node_id=node_id))
+        bus = RedisBus(self._url, node_id=node_id, timeout_seconds=scale(20))
+        self._buses.append(bus)
         return RedisStore(
             self._url,
-            bus=self._buses[-1],
+            bus=bus,
             lease_seconds=LEASE_SECONDS,
             linger_seconds=LINGER_SECONDS,
             max_members=options.get("max_members", 1000),
             beat_seconds=0,
+            timeout_seconds=scale(20),
         )
+
+    def pass_time(self, seconds: float) -> None:
+        """Move all stored times the other way."""
+        with self._server.connect() as client:
+            client.eval(_JUMP, 0, str(seconds))
 
     async def start(self) -> None:
         for bus in self._buses:
@@ -128,6 +167,9 @@ class PostgresStores(Stores):
             max_members=options.get("max_members", 1000),
         )
 
+    def pass_time(self, seconds: float) -> None:
+        self._database.jump(seconds)
+
     async def start(self) -> None:
         for bus in self._buses:
             await bus.start()
@@ -150,7 +192,7 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     made: Stores = MemoryStores()
     if request.param == "redis":
         server: RedisProcess = request.getfixturevalue("redis_server")
-        made = RedisStores(server.url)
+        made = RedisStores(server)
     elif request.param == "postgres":
         made = PostgresStores(request.getfixturevalue("presence_database"))
     yield made
@@ -202,7 +244,7 @@ async def test_who_left_lingers_and_then_leaves(stores: Stores) -> None:
     await store.apply("a", joins("1"))
     await store.apply("a", leaves("1"))
     assert await store.count("r") == 1
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     assert await store.count("r") == 0
     assert await store.get_present("r") == {}
     assert await store.find_present("r", ["1"]) == set()
@@ -228,7 +270,7 @@ async def test_who_comes_back_has_neither_left_nor_joined(stores: Stores) -> Non
     await store.apply("a", joins("1"))
     await store.apply("a", leaves("1"))
     await other.apply("b", joins("1"))
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     await other.renew("b", 1)
     assert await store.count("r") == 1
     await other.apply("b", joins("2"))
@@ -240,20 +282,20 @@ async def test_a_member_of_two_nodes_stays_with_the_second(stores: Stores) -> No
     await store.apply("a", joins("1"))
     await other.apply("b", joins("1"))
     await store.apply("a", leaves("1"))
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     await other.renew("b", 1)
     await store.renew("a", 0)
     assert await store.count("r") == 1
     await other.apply("b", leaves("1"))
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     await store.renew("a", 0)
     await has_events(stores, "r +1", "r -1")
 
 
 async def keep(stores: Stores, node_id: str, held: int, seconds: float) -> None:
     """Let a node beat for some time."""
-    for _ in range(int(seconds / 0.1) + 1):
-        await stores.pass_time(0.1)
+    for _ in range(int(seconds / BEAT_SECONDS) + 1):
+        stores.pass_time(BEAT_SECONDS)
         await stores.open(node_id).renew(node_id, held)
 
 
@@ -264,11 +306,22 @@ async def test_a_killed_nodes_members_leave_after_lease_and_linger(
     await killed.apply("b", joins(*(f"m{n}" for n in range(300))))
     await store.apply("a", joins("m0"))
     await has_events(stores, *(f"r +m{n}" for n in range(300)))
-    await keep(stores, "a", 1, LEASE_SECONDS + LINGER_SECONDS + 0.5)
+    await keep(stores, "a", 1, LEASE_SECONDS + LINGER_SECONDS + 2 * BEAT_SECONDS)
     assert await store.get_present("r") == {"m0": "{}"}
     assert await store.count("r") == 1
     await wait_until(lambda: len(stores.events) == 599)
     assert sorted(stores.events[300:]) == sorted(f"r -m{n}" for n in range(1, 300))
+
+
+async def test_nobody_leaves_while_no_node_reached_the_store(stores: Stores) -> None:
+    """The first node that is back does not know that the others are dead."""
+    store, other = await open_node(stores, "a"), await open_node(stores, "b")
+    await other.apply("b", joins("1"))
+    stores.pass_time(LEASE_SECONDS + LINGER_SECONDS + 0.1)
+    await store.renew("a", 0)
+    await store.apply("a", joins("2"))
+    assert await store.get_present("r") == {"1": "{}", "2": "{}"}
+    await has_events(stores, "r +1", "r +2")
 
 
 async def test_readers_see_a_killed_nodes_members_leave_without_any_node(
@@ -276,7 +329,7 @@ async def test_readers_see_a_killed_nodes_members_leave_without_any_node(
 ) -> None:
     killed = await open_node(stores, "a")
     await killed.apply("a", joins("1"))
-    await stores.pass_time(LEASE_SECONDS + LINGER_SECONDS + 0.1)
+    stores.pass_time(LEASE_SECONDS + LINGER_SECONDS + 0.1)
     assert await killed.count("r") == 0
     assert await killed.get_present("r") == {}
     assert await killed.find_present("r", ["1"]) == set()
@@ -293,7 +346,7 @@ async def test_a_node_that_was_frozen_learns_it(stores: Stores) -> None:
     assert await frozen.renew("b", 0) is Renewal.KNOWN
     await frozen.apply("b", joins("1"))
     assert await frozen.renew("b", 1) is Renewal.KNOWN
-    await keep(stores, "a", 0, LEASE_SECONDS + LINGER_SECONDS + 0.5)
+    await keep(stores, "a", 0, LEASE_SECONDS + LINGER_SECONDS + 2 * BEAT_SECONDS)
     assert await frozen.renew("b", 1) is Renewal.EXPIRED
     await frozen.apply("b", joins("1"))
     assert await store.count("r") == 1
@@ -311,7 +364,7 @@ async def test_a_full_room_refuses_newcomers_alone(stores: Stores) -> None:
     assert list(await store.apply("a", joins("1"))) == []
     assert await store.count("r") == 2
     await store.apply("a", leaves("1"))
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     await store.renew("a", 1)
     assert list(await store.apply("a", joins("3"))) == []
 
@@ -338,7 +391,7 @@ async def test_repetitions_change_nothing(stores: Stores) -> None:
     for _ in range(2):
         await store.apply("a", leaves("1"))
     await store.apply("a", leaves("unknown"))
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     assert await store.renew("a", 0) is Renewal.KNOWN
     await has_events(stores, "r +1", "r -1")
 
@@ -390,10 +443,90 @@ async def test_concurrent_changes_of_nodes_in_postgres_do_not_deadlock(
 
     orders = (members, members[::-1], members[25:] + members[:25])
     await asyncio.gather(*map(work, nodes, orders))
-    await stores.pass_time(LINGER_SECONDS + 0.05)
+    stores.pass_time(LINGER_SECONDS + 0.05)
     await stores.open("a").renew("a", 0)
     assert await stores.open("a").count("r") == 0
     await stores.close()
+
+
+async def test_when_postgresql_jumps_back_nobody_stays_for_an_hour(
+    presence_database: PresenceDatabase,
+) -> None:
+    """Neither who lingers nor the members of a node that just died."""
+    stores = PostgresStores(presence_database)
+    store, dead = await open_node(stores, "a"), await open_node(stores, "b")
+    await store.apply("a", joins("1", "2"))
+    await store.apply("a", leaves("2"))
+    await dead.apply("b", joins("3"))
+    stores.pass_time(-3600)
+    await keep(stores, "a", 1, LEASE_SECONDS + LINGER_SECONDS + 3 * BEAT_SECONDS)
+    assert await store.renew("a", 1) is Renewal.KNOWN
+    await wait_until(lambda: sorted(stores.events[3:]) == ["r -2", "r -3"])
+    assert await store.get_present("r") == {"1": "{}"}
+    await stores.close()
+
+
+def make_reader() -> PresenceStore:
+    """Return the store with which a process without a node asks PostgreSQL."""
+    clock = FakeClock()
+    return make_store(make_config(), "postgres", redis_url=None, bus=None, clock=clock)
+
+
+async def test_a_question_leaves_the_connection_of_its_caller_alone(
+    presence_database: PresenceDatabase,
+) -> None:
+    count = async_to_sync(make_reader().count)
+
+    def ask_on_the_way() -> list[int]:
+        connection: Any = get_connection()
+        connection.close()
+        # The default of Django.
+        connection.settings_dict["CONN_MAX_AGE"] = 0
+        connection.connect()
+        rows: list[int] = []
+        with connection.chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 4)")
+            while some := cursor.fetchmany(2):
+                rows += [number for (number,) in some]
+                assert count("r") == 0
+        with atomic(), connection.cursor() as cursor:
+            assert count("r") == 0
+            cursor.execute("SELECT 5")
+            rows += cursor.fetchone()
+        return rows
+
+    assert await presence_database.run(ask_on_the_way) == [1, 2, 3, 4, 5]
+
+
+async def test_a_question_closes_the_connection_that_it_opened(
+    presence_database: PresenceDatabase,
+) -> None:
+    count = async_to_sync(make_reader().count)
+
+    def ask_alone() -> bool:
+        connection: Any = get_connection()
+        connection.close()
+        assert count("r") == 0
+        return connection.connection is None
+
+    assert await presence_database.run(ask_alone)
+
+
+async def test_the_question_after_a_lost_connection_is_answered(
+    presence_database: PresenceDatabase,
+) -> None:
+    """The connection was the caller's, who asks nothing else of the database."""
+    count = async_to_sync(make_reader().count)
+
+    def ask_again() -> int:
+        connection: Any = get_connection()
+        connection.ensure_connection()
+        connection.connection.close()
+        with pytest.raises(PresenceUnavailable):
+            count("r")
+        return count("r")
+
+    assert await presence_database.run(ask_again) == 0
 
 
 @pytest.mark.parametrize(("kind", "is_unshared"), [("w:7", False), ("memory", True)])

@@ -305,7 +305,13 @@ def test_multiprocess_mode_adds_up_processes_and_keeps_the_node(tmp_path: Path) 
 
 async def test_another_thread_gets_the_series_from_the_loop_once(node: Node) -> None:
     """The view of django-prometheus is synchronous; an exporter has its own thread."""
-    text = (await asyncio.to_thread(generate_latest, REGISTRY)).decode()
+
+    async def export() -> str:
+        text = (await asyncio.to_thread(generate_latest, REGISTRY)).decode()
+        # A loop that stands still for seconds leaves an export without them.
+        return text if "active_websocket_connections" in text else ""
+
+    text = await wait_until(export)
     assert text.count("# TYPE active_websocket_connections gauge") == 1
     assert text.count("\nwebsocket_pool_slots ") == 1
 

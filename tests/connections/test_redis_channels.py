@@ -1,7 +1,7 @@
 """Test the channels of consumers over Redis; two layers stand for two processes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +16,14 @@ from connections.testing.waiting import scale, wait_until
 from tests.integration.redis_process import RedisProcess
 
 
+def make_layer(server: RedisProcess) -> RedisLayer:
+    """Return a layer that gives a busy machine time to answer."""
+    return RedisLayer([server.url], timeout_seconds=scale(5))
+
+
 @pytest.fixture
 async def layers(redis_server: RedisProcess) -> AsyncIterator[list[RedisLayer]]:
-    made = [RedisLayer([redis_server.url]) for _ in range(2)]
+    made = [make_layer(redis_server) for _ in range(2)]
     yield made
     for layer in made:
         await layer.flush()
@@ -30,10 +35,10 @@ async def elsewhere(redis_server: RedisProcess, settings: Any) -> Any:
     settings.CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "connections.layers.redis.RedisLayer",
-            "CONFIG": {"hosts": [redis_server.url]},
+            "CONFIG": {"hosts": [redis_server.url], "timeout_seconds": scale(5)},
         }
     }
-    layer = RedisLayer([redis_server.url])
+    layer = make_layer(redis_server)
     yield layer
     await layer.flush()
 
@@ -112,6 +117,7 @@ async def test_a_message_that_cannot_be_handed_on_ends_no_subscription(
             name="The subscription",
             on_message=take,
             on_return=lambda: None,
+            probe_prefix="",
             probe_seconds=30,
             timeout_seconds=scale(5),
         )
@@ -128,7 +134,7 @@ async def test_a_callback_that_fails_at_a_return_stops_no_other(
 ) -> None:
     """Neither the others' callbacks nor the subscription itself."""
     returned: list[int] = []
-    bus = RedisBus(redis_server.url, node_id="a")
+    bus = RedisBus(redis_server.url, node_id="a", timeout_seconds=scale(5))
 
     def fail() -> None:
         returned.append(1)
@@ -142,3 +148,58 @@ async def test_a_callback_that_fails_at_a_return_stops_no_other(
         client.client_kill_filter(_type="pubsub")
     await wait_until(lambda: returned == [1, 2] and bus.is_subscribed)
     await bus.close()
+
+
+@pytest.fixture
+def limited_url(redis_server: RedisProcess) -> Iterator[str]:
+    """The URL of a user that may use the channels of this project alone."""
+    allowed = ("on", ">word", "+@all", "~*", "&asgi*", "&orchestra:*")
+    with redis_server.connect() as client:
+        client.execute_command("ACL", "SETUSER", "limited", "resetchannels", *allowed)
+        yield redis_server.url.replace("//", "//limited:word@", 1)
+        client.acl_deluser("limited")
+
+
+async def test_the_bus_needs_no_channel_but_its_own(limited_url: str) -> None:
+    """One name that is not allowed refuses the whole SUBSCRIBE."""
+    bus = RedisBus(limited_url, node_id="a", timeout_seconds=scale(1))
+    await bus.start()
+    assert bus.is_subscribed
+    await bus.close()
+
+
+async def test_a_name_that_is_not_allowed_costs_its_message_alone(
+    limited_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looked like an outage that never ends: its gap was refused too."""
+    layer = RedisLayer([limited_url], timeout_seconds=scale(1))
+    channel = await layer.new_channel()
+    await layer.group_add("g", channel)
+    await layer.send("thumbnails", {"type": "make"})
+    assert layer.dropped == 1
+    assert "Redis refuses a message of the channel layer" in caplog.text
+    await layer.group_send("g", {"type": "x"})
+    assert layer.dropped == 1
+    async with asyncio.timeout(scale(5)):
+        assert await layer.receive(channel) == {"type": "x"}
+    await layer.flush()
+
+
+async def test_a_named_channel_is_no_queue_and_says_so_once(
+    layers: list[RedisLayer], caplog: pytest.LogCaptureFixture
+) -> None:
+    own = await layers[0].new_channel()
+    await layers[0].send(own, {"type": "x"})
+    assert await layers[0].receive(own) == {"type": "x"}
+    assert "is no queue" not in caplog.text
+    readers = [
+        asyncio.create_task(layers[index].receive("thumbnails")) for index in (0, 0, 1)
+    ]
+
+    async def has_reached_all() -> bool:
+        await layers[0].send("thumbnails", {"type": "make"})
+        return all(reader.done() for reader in readers)
+
+    await wait_until(has_reached_all)
+    assert [await reader for reader in readers] == [{"type": "make"}] * 3
+    assert caplog.text.count("The channel thumbnails is no queue") == 2

@@ -1,6 +1,7 @@
 """Test that handshakes which a limit refuses are recorded, and only those."""
 
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo
 from tests.connections.switchable_database import SwitchableDatabase
+
+SECOND = timedelta(seconds=1)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -100,6 +103,9 @@ async def test_a_storm_is_counted_in_a_bounded_number_of_rows(make: Any) -> None
     node = make()
     handshake = make_handshake(node, "")
     for number in range(6000):
+        # A database that is away, for a part of an hour.
+        seconds = max(0, number - 4999)
+        handshake.opened_at = datetime(2026, 1, 1, tzinfo=UTC) + seconds * SECOND
         handshake.client_id = f"client-{number}"
         node.refusals.record(handshake, POOL_FULL)
     await node.refusals.flush()
@@ -107,3 +113,4 @@ async def test_a_storm_is_counted_in_a_bounded_number_of_rows(make: Any) -> None
     assert (sum(counts), len(counts)) == (6000, 5001)
     last = await RefusedHandshake.objects.aget(client_id="")
     assert last.count == 1000
+    assert last.at == datetime(2026, 1, 1, tzinfo=UTC) + SECOND

@@ -10,6 +10,8 @@ from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
+from connections.testing.waiting import scale
+
 opened: list[Any] = []
 
 
@@ -44,8 +46,9 @@ async def test_a_request_leaves_no_connection_open() -> None:
         get_asgi_application(), scope
     )
     await communicator.send_input({"type": "http.request", "body": b""})
-    assert (await communicator.receive_output())["status"] == 200
-    await communicator.receive_output()
-    await communicator.wait()
+    seconds = scale(15)
+    assert (await communicator.receive_output(seconds))["status"] == 200
+    await communicator.receive_output(seconds)
+    await communicator.wait(seconds)
     (used,) = opened
     assert used.connection is None

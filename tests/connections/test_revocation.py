@@ -2,22 +2,25 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.contrib.auth import logout
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import Group, Permission, User, update_last_login
 from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.backends.cache import SessionStore
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.db import connection, transaction
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -29,12 +32,15 @@ from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub.connection import LiveConnection
+from connections.metrics.counters import Counters
 from connections.models import AccessToken, CloseRequest
 from connections.node.node import Node
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import JsonEcho, receive_close
+from tests.connections.failing_database import database_unreachable
 from tests.connections.login import log_in
+from tests.connections.own_users import run_with_user_model
 from tests.connections.switchable_database import SwitchableDatabase
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -334,6 +340,125 @@ def test_with_own_permissions_any_field_may_be_a_right(settings: Any) -> None:
     user.first_name = "guest"
     user.save()
     assert CloseRequest.objects.get().reason == "reauthorise"
+
+
+class Uncomparable:
+    """An array of numpy, as pgvector has it, compares its elements."""
+
+    def __ne__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    def __str__(self) -> str:
+        return "[1, 2]"
+
+
+def test_a_user_with_values_that_cannot_be_compared_is_saved() -> None:
+    user = User.objects.get(pk=make_staff().pk)
+    CloseRequest.objects.all().delete()
+    for _ in range(2):
+        user.first_name = Uncomparable()  # type: ignore[assignment]
+        user.save()
+    assert User.objects.get().first_name == "[1, 2]"
+    assert not CloseRequest.objects.exists()
+
+
+WITHOUT_GROUPS = """
+import django
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=[
+        "django.contrib.contenttypes", "django.contrib.auth", "channels",
+        "connections", "people",
+    ],
+    AUTH_USER_MODEL="people.Person", SECRET_KEY="x" * 50,
+)
+django.setup()
+print(django.apps.apps.ready)
+"""
+
+PERSON = """
+from django.contrib.auth.models import AbstractUser
+
+class Person(AbstractUser):
+    groups = None
+    user_permissions = None
+"""
+
+
+def test_a_user_model_may_have_neither_groups_nor_permissions(tmp_path: Path) -> None:
+    assert run_with_user_model(tmp_path, PERSON, WITHOUT_GROUPS) == "True\n"
+
+
+# Changes that the database of the requests does not take
+
+PART = "A receiver of Django's signals"
+
+
+def count_failures() -> int:
+    return Counters().get_failures().get(PART, 0)
+
+
+@pytest.fixture
+def lacks_the_table(transactional_db: None) -> Iterator[None]:
+    with connection.schema_editor() as editor:
+        editor.alter_db_table(CloseRequest, "connections_closerequest", "elsewhere")
+    yield
+    with connection.schema_editor() as editor:
+        editor.alter_db_table(CloseRequest, "elsewhere", "connections_closerequest")
+
+
+def test_a_logout_ends_the_session_while_the_database_is_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Sessions in a cache need none; Django flushes the session after the signal."""
+    request = RequestFactory().get("/")
+    request.session = SessionStore()
+    request.session.create()
+    request.user = User(pk=7)
+    key = request.session.session_key or ""
+    before = count_failures()
+    with database_unreachable():
+        logout(request)
+    assert key
+    assert not SessionStore().exists(key)
+    assert count_failures() == before + 1
+    (said,) = [
+        one
+        for one in caplog.records
+        if getattr(one, "event", "") == "close_requests_failed"
+    ]
+    assert "the database does not answer" in said.getMessage()
+
+
+def test_a_logout_ends_the_session_without_the_table(
+    client: Client, lacks_the_table: None
+) -> None:
+    client.force_login(make_staff())
+    client.logout()
+    assert not Session.objects.exists()
+
+
+@pytest.mark.parametrize("change", [deactivate, change_password, leave_group])
+def test_a_transaction_goes_on_without_the_table(
+    lacks_the_table: None, change: Callable[[User], Any]
+) -> None:
+    """As in a migration of data on a fresh database."""
+    user = make_staff()
+    called: list[int] = []
+    before = count_failures()
+    with transaction.atomic():
+        change(user)
+        user.first_name = "Alice"
+        user.save()
+        transaction.on_commit(lambda: called.append(1))
+        Group.objects.create(name="others")
+    assert User.objects.get().first_name == "Alice"
+    assert Group.objects.filter(name="others").exists()
+    assert called == [1]
+    assert count_failures() > before
 
 
 # One transaction

@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 from channels.routing import URLRouter
-from channels.testing import WebsocketCommunicator
 from django.test.utils import override_script_prefix
 from django.urls import path, re_path
 
 from connections.consumers import LimitedJsonConsumer
 from connections.net.script_prefix import remove_script_prefix, with_script_prefix
 from connections.routing import WebSocketRouter
-from connections.testing.communicators import make_node
+from connections.testing.communicators import Communicator, make_node
 
 
 class Placed(LimitedJsonConsumer):
@@ -45,7 +44,7 @@ async def reach(
     """Return the first message of a consumer, or the status of a refusal."""
     scope = {"type": "websocket", "path": where, "root_path": root_path}
     placed = with_script_prefix(scope, forced)
-    communicator = WebsocketCommunicator(WebSocketRouter(routes), placed["path"])
+    communicator = Communicator(WebSocketRouter(routes), placed["path"])
     communicator.scope.update(
         root_path=placed["root_path"],
         node=make_node(anonymous=True),

@@ -14,6 +14,7 @@ from connections.access.proxies import SchemeMiddleware
 from connections.asgi import Message
 from connections.middleware import OriginMiddleware
 from connections.node.current import get_node
+from tests.logged import find_records
 
 HTTPS = (b"x-forwarded-proto", b"https")
 PROXY, STRANGER = "192.0.2.1", "192.0.2.99"
@@ -118,7 +119,7 @@ async def test_ignored_headers_are_logged_once(
     middleware = SchemeMiddleware(Application())
     for _ in range(3):
         await request(HTTPS, peer=STRANGER, middleware=middleware)
-    (record,) = caplog.records
+    (record,) = find_records(caplog, "connections.access.source_log")
     assert STRANGER in record.getMessage()
 
 
@@ -130,7 +131,7 @@ async def test_clients_without_an_address_are_logged_once(
     for _ in range(3):
         await request(peer=None, middleware=middleware)
         await request((b"x-forwarded-for", b"192.0.2.7"), peer=None)
-    (record,) = caplog.records
+    (record,) = find_records(caplog, "connections.access.source_log")
     assert "list unix in trusted_proxies" in record.getMessage()
 
 

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("sentry_sdk", reason="requirements.txt alone has no Sentry")
 
 import sentry_sdk
-from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.transport import Transport
@@ -19,7 +18,7 @@ from sentry_sdk.transport import Transport
 from connections.background import BackgroundTasks
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
 from connections.telemetry.events import make_pseudonym
-from connections.testing.communicators import connect_to, make_node
+from connections.testing.communicators import Communicator, connect_to, make_node
 from tests.connections.conversations import JsonEcho, open_connection, receive_type
 from tests.project import ROOT
 
@@ -184,7 +183,7 @@ async def test_the_transaction_of_sentrys_middleware_ends_with_the_handshake(
                 await self.send(text_data="done")
 
     application = SentryAsgiMiddleware(Spanning.as_asgi())
-    communicator = WebsocketCommunicator(application, "/ws/")
+    communicator = Communicator(application, "/ws/")
     communicator.scope["node"] = make_node()
     assert (await communicator.connect())[0]
     (transaction,) = captured.of_kind("transaction")

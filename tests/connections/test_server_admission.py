@@ -6,6 +6,7 @@ from connections.config.loader import WebSocketConfig
 from connections.config.sections import HandshakeConfig
 from connections.server.admission import Admission, PendingHandshakes
 from connections.testing import FakeClock
+from tests.logged import find_records
 
 
 class Handshake:
@@ -164,7 +165,8 @@ def test_refusals_are_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
         begin(admission)
     clock.advance(11)
     begin(admission)
-    assert [record.args for record in caplog.records] == [(1, "rate"), (999, "rate")]
+    said = find_records(caplog, "connections.server.admission")
+    assert [record.args for record in said] == [(1, "rate"), (999, "rate")]
 
 
 def test_buckets_of_many_addresses_are_forgotten() -> None:
@@ -188,3 +190,41 @@ def test_pending_handshakes_leave_nothing_behind() -> None:
     assert len(pending) == pending.count("a") == 0
     with pytest.raises(KeyError):
         pending.oldest("a")
+
+
+def test_an_address_that_was_refused_is_known_for_a_while() -> None:
+    clock = FakeClock()
+    admission = make(clock, per_address_burst=1, per_address_per_second=0.01)
+    assert not begin(admission, "2001:db8::1")
+    assert not admission.was_refused("2001:db8::1")
+    assert begin(admission, "2001:db8::1") == "rate"
+    # Another address of the same network, which the limits count as one.
+    assert admission.was_refused("2001:db8::2")
+    assert not admission.was_refused("192.0.2.1")
+    clock.advance(60)
+    assert not admission.was_refused("2001:db8::1")
+
+
+def test_a_handshake_without_an_answer_counts_as_refused() -> None:
+    """So does the oldest one, which makes room."""
+    admission = make(max_pending=1)
+    late, other = Handshake(), Handshake()
+    admission.begin_handshake(late, "192.0.2.1")
+    assert not admission.was_refused("192.0.2.1")
+    admission.note_refusal(late)
+    admission.end_handshake(late)
+    assert admission.was_refused("192.0.2.1")
+    admission.begin_handshake(other, "192.0.2.2")
+    admission.begin_handshake(Handshake(), "192.0.2.3")
+    assert other.is_cut_off
+    assert admission.was_refused("192.0.2.2")
+    assert not admission.was_refused("192.0.2.3")
+    admission.note_refusal(other)
+
+
+def test_clients_without_an_address_are_not_refused_together() -> None:
+    admission = make()
+    late = Handshake()
+    admission.begin_handshake(late, "")
+    admission.note_refusal(late)
+    assert not admission.was_refused("")

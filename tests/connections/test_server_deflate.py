@@ -13,12 +13,14 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame
 from websockets.frames import Opcode as WebsocketsOpcode
 
+from connections import close_codes
 from connections.asgi import TRANSPORT, Message, Receive, Send, get_extension
 from connections.capacity.load.frames import build_frame as build_masked
 from connections.config.sections import CompressionConfig
-from connections.exceptions import ProtocolViolation
+from connections.exceptions import ProtocolViolation, Refused
 from connections.layers.prepared_message import PreparedMessage
 from connections.metrics.counters import CompressionCounts
+from connections.middleware import reject
 from connections.server.websocket import frames
 from connections.server.websocket.deflate import (
     Agreement,
@@ -118,6 +120,15 @@ def test_a_window_is_kept_only_where_both_sides_want_it() -> None:
     alone = negotiate([offer], KEPT)
     assert alone is not None
     assert not alone.keeps_window
+
+
+def test_a_long_run_of_separators_is_skipped_in_one_step() -> None:
+    """A step for each space, each over the rest of the run, held the event loop."""
+    spaces = " " * 200_000
+    offers = f"{spaces},{spaces}x-other,{spaces}permessage-deflate,{spaces}"
+    agreement = negotiate([offers.encode()], ON)
+    assert agreement is not None
+    assert agreement.response.decode() == ALONE
 
 
 @settings(max_examples=200)
@@ -421,6 +432,20 @@ async def test_it_is_agreed_where_it_is_on_for_all_or_for_the_connection(
         assert (await peer.read())[0] == (0xC1 if is_agreed else 0x81)
         await peer.send_over_socket(build_masked(0x81, b"plain" + text.encode()))
         assert (await peer.read())[0] == 0x81
+
+
+async def test_a_refused_client_agrees_on_nothing(configured: Any) -> None:
+    """Nobody knows who it is, and it gets two short messages."""
+
+    async def application(scope: Message, receive: Receive, send: Send) -> None:
+        await reject(scope, receive, send, Refused(close_codes.UNAUTHENTICATED))
+
+    configured(compression={"enabled": True})
+    async with Peer(application) as peer:
+        await peer.send(make_handshake())
+        answer = await peer.read()
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert b"Sec-WebSocket-Extensions" not in answer
 
 
 async def test_a_bomb_ends_with_1009_and_a_compressed_ping_with_1002(

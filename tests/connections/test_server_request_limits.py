@@ -14,6 +14,7 @@ from connections.config.sections import HttpConfig
 from connections.server.request_limits import RequestLimits
 from connections.testing import FakeClock
 from tests.connections.http_channel import Peer
+from tests.logged import find_records
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
@@ -221,4 +222,5 @@ def test_refusals_are_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -
         limits.check(None)
     clock.advance(11)
     limits.check(None)
-    assert [one.split()[0] for one in caplog.messages] == ["1", "3"]
+    said = find_records(caplog, "connections.server.request_limits")
+    assert [one.getMessage().split()[0] for one in said] == ["1", "3"]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from connections.server.transport import SocketTransport, WriteBatch
+from connections.testing.waiting import scale
 
 
 class Listener:
@@ -55,7 +56,7 @@ class Pair:
     async def read(self, size: int) -> bytes:
         """Read so many bytes at the client's end, or up to the end."""
         data = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(scale(5)):
             while len(data) < size:
                 received = await self._loop.sock_recv(self.client, 65_536)
                 if not received:

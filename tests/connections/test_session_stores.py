@@ -1,6 +1,6 @@
 """Test the end of sessions, in a cache or in files and where it is observed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,17 +14,20 @@ from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 
+from connections import close_codes
 from connections.credentials.sessions import (
     is_hash_valid,
     make_store,
     verify_session,
 )
-from connections.exceptions import DatabaseUnavailable
+from connections.exceptions import DatabaseUnavailable, Refused
 from connections.node.node import Node
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config
+from tests.connections import switchable_cache
 from tests.connections.conversations import JsonEcho, receive_close
 from tests.connections.login import log_in
+from tests.connections.switchable_cache import SwitchableCache
 from tests.connections.switchable_database import SwitchableDatabase
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -110,6 +113,60 @@ async def test_without_a_database_the_end_of_a_session_is_unknown(
     communicator, _ = await open_with_session(node, 30)
     assert [one.expires_at for one in node.hub] == [None]
     await communicator.disconnect()
+
+
+@pytest.fixture
+def cache(settings: Any) -> Iterator[type[SwitchableCache]]:
+    """The cache of the sessions, which a test can take away."""
+    settings.CACHES = {"default": {"BACKEND": switchable_cache.PLACE}}
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    yield SwitchableCache
+    SwitchableCache.is_away = False
+    SwitchableCache("", {}).clear()
+
+
+async def test_an_outage_of_the_cache_of_sessions_logs_nobody_out(
+    node: Node, cache: type[SwitchableCache]
+) -> None:
+    communicator, session = await open_with_session(node, 86400)
+    cache.is_away = True
+    await recheck(node)
+    assert [one.close_reason for one in node.hub] == [None]
+    cache.is_away = False
+    await recheck(node)
+    await in_database(session.delete)()
+    await recheck(node)
+    assert (await receive_close(communicator))["reason"] == "logged_out"
+    await communicator.disconnect()
+
+
+async def test_a_session_that_the_cache_does_not_tell_for_long_is_unavailable(
+    node: Node, cache: type[SwitchableCache]
+) -> None:
+    communicator, _ = await open_with_session(node, 86400)
+    cache.is_away = True
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(node.config.stale_authorisation_seconds)
+    await recheck(node)
+    assert (await receive_close(communicator))["code"] == 4104
+    await communicator.disconnect()
+
+
+async def test_a_handshake_during_an_outage_of_the_cache_is_recalled_or_unavailable(
+    node: Node, cache: type[SwitchableCache]
+) -> None:
+    alice = await User.objects.acreate_user("alice")
+    known, other = [await in_database(log_in)(alice) for _ in range(2)]
+    assert node.verifier is not None
+    await node.verifier.verify_session(known)
+    cache.is_away = True
+    assert (await node.verifier.verify_session(known)).user == alice
+    with pytest.raises(Refused) as refused:
+        await node.verifier.verify_session(other)
+    assert refused.value.close_reason is close_codes.UNAVAILABLE
+    with pytest.raises(Refused) as refused:
+        await node.verifier.verify_session("no key")
+    assert refused.value.close_reason is close_codes.UNAUTHENTICATED
 
 
 async def open_expired(node: Node) -> Any:

@@ -1,6 +1,7 @@
 """A shared connection against a server on a real socket that follows a script."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from connections.client import (
     SharedConnection,
     State,
 )
-from connections.testing import wait_until
+from connections.client.connect import Socket, open_connection
+from connections.testing import FakeClock, wait_until
+from connections.testing.waiting import scale
 from tests.connections.scripted_server import (
     HELLO,
     Conversation,
@@ -23,6 +26,7 @@ from tests.connections.scripted_server import (
     serve_script,
 )
 
+MANY = "/ws/sessions/many/"
 GREETING = {
     "type": "hello",
     "connection": "c1",
@@ -44,8 +48,13 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
 async def shared(
-    server: Scripted, waits: list[float]
+    server: Scripted, waits: list[float], clock: FakeClock
 ) -> AsyncIterator[SharedConnection]:
     """A connection for which a wait is over at once, unless it is a heartbeat."""
 
@@ -53,13 +62,15 @@ async def shared(
         waits.append(seconds)
         await asyncio.sleep(seconds if seconds > 60 else 0)
 
-    async with SharedConnection(server.url, get_token=str, sleep=sleep) as connection:
+    async with SharedConnection(
+        server.url, get_token=str, sleep=sleep, clock=clock
+    ) as connection:
         yield connection
 
 
 async def accept(server: Scripted) -> Conversation:
     """Return the next connection, greeted as one of many sessions."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(scale(10)):
         conversation = await server.waiting.get()
     await conversation.send(GREETING)
     return conversation
@@ -279,22 +290,125 @@ async def test_a_closed_session_is_detached_before_another_one_is_attached(
     assert again.entries == []
 
 
+async def open_apart(
+    server: Scripted, shared: SharedConnection, code: int = 4004
+) -> tuple[list[Conversation], SessionClient, SessionClient]:
+    """Open two sessions with a server that knows no connection for many."""
+    first, second = shared.session("s1"), shared.session("s2")
+    first.connect()
+    second.connect()
+    async with asyncio.timeout(scale(10)):
+        unknown = await server.waiting.get()
+    assert unknown.path == MANY
+    await unknown.end(code)
+    async with asyncio.timeout(scale(10)):
+        apart = [await server.waiting.get(), await server.waiting.get()]
+    apart.sort(key=lambda one: one.path)
+    for one, name in zip(apart, ("s1", "s2"), strict=True):
+        assert one.path == f"/ws/sessions/{name}/"
+        await one.send({**HELLO, "session": name})
+    await wait_until(lambda: {first.state, second.state} == {State.OPEN})
+    assert not shared.is_shared
+    return apart, first, second
+
+
 @pytest.mark.parametrize("code", [4002, 4004])
 async def test_an_older_server_gets_a_connection_for_each_session(
     server: Scripted, shared: SharedConnection, code: int
 ) -> None:
-    first, second = shared.session("s1"), shared.session("s2")
-    first.connect()
-    second.connect()
-    async with asyncio.timeout(10):
+    await open_apart(server, shared, code)
+
+
+@pytest.mark.parametrize("code", [4200, 4202])
+async def test_a_session_shares_again_after_a_drain_or_when_asked(
+    server: Scripted, shared: SharedConnection, code: int
+) -> None:
+    (apart, _), first, second = await open_apart(server, shared)
+    await apart.end(code)
+    again = await accept(server)
+    assert again.path == MANY
+    await attach(again, "s1")
+    await wait_until(lambda: first.state is State.OPEN)
+    assert shared.is_shared
+    assert second.state is State.OPEN
+
+
+async def test_sessions_share_again_after_ten_minutes(
+    server: Scripted, shared: SharedConnection, clock: FakeClock
+) -> None:
+    (apart, _), _, _ = await open_apart(server, shared)
+    clock.advance(599)
+    apart.cut()
+    apart = await server.next()
+    assert apart.path == "/ws/sessions/s1/"
+    clock.advance(1)
+    apart.cut()
+    async with asyncio.timeout(scale(10)):
         unknown = await server.waiting.get()
-    assert unknown.path == "/ws/sessions/many/"
-    await unknown.end(code)
-    apart = [await server.next({"session": name}) for name in ("s1", "s2")]
-    paths = {one.path for one in apart}
-    assert paths == {"/ws/sessions/s1/", "/ws/sessions/s2/"}
+    assert unknown.path == MANY
+    # The server still knows none: the next ten minutes begin.
+    await unknown.end(4004)
+    apart = await server.next()
+    assert apart.path == "/ws/sessions/s1/"
+
+
+async def test_a_session_that_was_evicted_apart_returns_with_the_connection(
+    server: Scripted, shared: SharedConnection
+) -> None:
+    """It needs no slot of its own any more."""
+    apart, first, second = await open_apart(server, shared)
+    await apart[0].end(4005, "evicted")
+    await wait_until(lambda: first.state is State.CLOSED)
+    await apart[1].end(4202)
+    again = await accept(server)
+    asked = [await again.receive(), await again.receive()]
+    assert {one["session"] for one in asked} == {"s1", "s2"}
+    for one in asked:
+        await again.send({**HELLO, "session": one["session"], "id": one["id"]})
     await wait_until(lambda: {first.state, second.state} == {State.OPEN})
-    assert not shared.is_shared
+
+
+async def test_a_session_that_was_evicted_with_the_connection_stays_away(
+    server: Scripted, shared: SharedConnection
+) -> None:
+    conversation, first, second = await open_two(server, shared)
+    await conversation.end(4005, "evicted")
+    await wait_until(lambda: {first.state, second.state} == {State.CLOSED})
+    first.connect()
+    again = await accept(server)
+    await attach(again, "s1", outcome="nothing_missed")
+    await wait_until(lambda: first.state is State.OPEN)
+    asking = asyncio.create_task(first.request({"text": "alone"}))
+    message = await again.receive()
+    ack = {"type": "ack", "id": message["id"], "offset": 1, "session": "s1"}
+    await again.send(ack)
+    await asking
+    assert second.state is State.CLOSED
+
+
+async def test_an_attach_that_was_given_up_is_detached_after_its_hello(
+    server: Scripted,
+) -> None:
+    async def open_slowly(*asked: Any) -> Socket:
+        socket = await open_connection(*asked)
+        send = socket.send
+
+        async def send_slowly(message: str) -> None:
+            await send(message)
+            if '"attach"' in message:
+                await asyncio.Event().wait()
+
+        socket.send = send_slowly  # type: ignore[method-assign, assignment]
+        return socket
+
+    async with SharedConnection(server.url, open_socket=open_slowly) as shared:
+        client = shared.session("s1")
+        client.connect()
+        conversation = await accept(server)
+        asked = await conversation.receive()
+        await client.close()
+        await conversation.send({**HELLO, "session": "s1", "id": asked["id"]})
+        assert await conversation.receive() == {"type": "detach", "session": "s1"}
 
 
 async def test_each_session_closes_as_the_connection_does(
@@ -307,6 +421,55 @@ async def test_each_session_closes_as_the_connection_does(
     for client in (first, second):
         assert client.ended is not None
         assert (client.ended.code, client.ended.reason) == (4009, "kicked")
+
+
+async def test_a_message_that_was_too_big_fails_alone(
+    server: Scripted, shared: SharedConnection
+) -> None:
+    """Those of other sessions are sent again."""
+    conversation, first, second = await open_two(server, shared)
+    big = asyncio.create_task(second.request("x" * 130))
+    await conversation.receive()
+    small = asyncio.create_task(first.request("é" * 60))
+    message = await conversation.receive()
+    bye = {"type": "bye", "code": 4013, "reason": "message_too_big"}
+    await conversation.send(bye)
+    await conversation.end(4013, "message_too_big")
+    with pytest.raises(RequestFailed, match="message_too_big"):
+        await big
+    again = await accept(server)
+    for _ in ("s1", "s2"):
+        asked = await again.receive()
+        session = {"session": asked["session"]}
+        await again.send({**HELLO, **session, "id": asked["id"]})
+    assert (await again.receive())["id"] == message["id"]
+    ack = {"type": "ack", "id": message["id"], "offset": 1, "session": "s1"}
+    await again.send(ack)
+    assert (await small).offset == 1
+
+
+async def test_the_name_of_the_session_counts_for_the_size_of_a_message(
+    server: Scripted, shared: SharedConnection
+) -> None:
+    """One over the limit would end the connection of all sessions."""
+    async with shared.session("s1") as client:
+        conversation = await accept(server)
+        await attach(conversation, "s1", limits={"max_message_size": 100})
+        for length in range(100):
+            asked = asyncio.create_task(client.request("x" * length))
+            sent = asyncio.create_task(conversation.receive())
+            await asyncio.wait((asked, sent), return_when="FIRST_COMPLETED")
+            if not sent.done():
+                break
+            message = await sent
+            assert len(json.dumps(message)) <= 100
+            ack = {"type": "ack", "id": message["id"], "offset": 1, "session": "s1"}
+            await conversation.send(ack)
+            await asked
+        sent.cancel()
+        with pytest.raises(RequestFailed, match=r"message_too_big: 101 bytes"):
+            await asked
+        assert client.state is State.OPEN
 
 
 async def test_an_idle_connection_returns_with_the_first_message(
@@ -327,16 +490,23 @@ async def test_an_idle_connection_returns_with_the_first_message(
 
 
 async def test_a_server_that_does_not_answer_is_left(server: Scripted) -> None:
+    is_attached = asyncio.Event()
+
     async def sleep(seconds: float) -> None:
-        await asyncio.sleep(seconds if seconds > 60 else 0.01)
+        if seconds > 60:
+            await asyncio.sleep(seconds)
+        await is_attached.wait()
+        await asyncio.sleep(0.01)
 
     async with SharedConnection(server.url, sleep=sleep) as shared:
         client = shared.session("s1")
         client.connect()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scale(10)):
             conversation = await server.waiting.get()
         await conversation.send({**GREETING, "heartbeat_seconds": 1})
         await attach(conversation, "s1")
+        await wait_until(lambda: client.state is State.OPEN)
+        is_attached.set()
         ping = await conversation.receive()
         assert (ping["type"], "session" in ping) == ("ping", False)
         again = await accept(server)

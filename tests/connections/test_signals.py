@@ -129,6 +129,8 @@ def test_a_ban_is_sent_on_its_commit(receive: Receive) -> None:
     banned = receive(client_banned)
     call_command("ban", client="mallory", reason="spam")
     impose(Ban(target="address", value="192.0.2.7"))
+    over = timezone.now() - timedelta(seconds=1)
+    impose(Ban(target="client", value="alice", until=over))
     found = [(ban.target, ban.value) for (ban,) in banned]
     assert found == [("client", "mallory"), ("address", "192.0.2.7")]
 
@@ -219,6 +221,17 @@ def test_a_receiver_that_exits_its_thread_leaves_the_next_rows(
         thread.add(signal, [row])
         assert thread.wait(scale(10))
     assert len(received) == 2
+
+
+@pytest.mark.usefixtures("one_thread_fails")
+def test_rows_that_found_no_thread_are_sent_with_the_next(receive: Receive) -> None:
+    signal = BatchSignal(Connection, "connections")
+    received = receive(signal)
+    thread = SignalThread()
+    for name in ("c1", "c2"):
+        thread.add(signal, [Connection(connection_id=name)])
+    assert thread.wait(scale(10))
+    assert [[row.pk for row in batch] for batch in received] == [["c1", "c2"]]
 
 
 def test_an_async_receiver_is_awaited_beside_one_that_fails(receive: Receive) -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from connections.dashboard.statistics import Statistics, StatisticsCache
 from connections.testing.clock import FakeClock
+from connections.testing.waiting import scale
 
 
 def make_statistics(step_minutes: int) -> Statistics:
@@ -34,7 +35,7 @@ class Reader:
         if range_name == "7d":
             self.count += 1
             self.has_begun.set()
-            assert self.may_end.wait(10)
+            assert self.may_end.wait(scale(10))
         return make_statistics(self.count)
 
 
@@ -43,7 +44,7 @@ def test_a_long_range_holds_up_no_other_range() -> None:
     cache = StatisticsCache(FakeClock(), reader)
     with ThreadPoolExecutor(1) as other:
         long = other.submit(cache.get, "7d")
-        assert reader.has_begun.wait(10)
+        assert reader.has_begun.wait(scale(10))
         assert cache.get("1h").step_minutes == 1
         assert not long.done()
         reader.may_end.set()
@@ -59,10 +60,10 @@ def test_the_last_statistics_are_served_while_one_thread_reads_new_ones() -> Non
     reader.has_begun.clear()
     with ThreadPoolExecutor(1) as other:
         refreshed = other.submit(cache.get, "7d")
-        assert reader.has_begun.wait(10)
+        assert reader.has_begun.wait(scale(10))
         assert cache.get("7d") is first
         reader.may_end.set()
-        assert refreshed.result(10).step_minutes == 2
+        assert refreshed.result(scale(10)).step_minutes == 2
     assert cache.get("7d").step_minutes == 2
 
 
@@ -71,7 +72,7 @@ def test_a_range_is_read_once_for_all_that_wait_for_it() -> None:
     cache = StatisticsCache(FakeClock(), reader)
     with ThreadPoolExecutor(4) as others:
         found = [others.submit(cache.get, "7d") for _ in range(4)]
-        assert reader.has_begun.wait(10)
+        assert reader.has_begun.wait(scale(10))
         reader.may_end.set()
-        assert {one.result(10).step_minutes for one in found} == {1}
+        assert {one.result(scale(10)).step_minutes for one in found} == {1}
     assert reader.count == 1

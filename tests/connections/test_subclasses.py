@@ -7,7 +7,6 @@ import pytest
 from asgiref.compatibility import is_double_callable
 from asgiref.sync import iscoroutinefunction
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser
 
 from connections.consumers import (
@@ -17,7 +16,7 @@ from connections.consumers import (
     LimitedSyncJsonConsumer,
 )
 from connections.exceptions import ReservedName
-from connections.testing.communicators import connect_to, make_node
+from connections.testing.communicators import Communicator, connect_to, make_node
 from tests.connections.conversations import receive_close
 
 KINDS = (
@@ -157,7 +156,7 @@ async def test_private_and_free_names_are_a_projects_own(kind: Any) -> None:
     own: Any = type(
         "Own", (kind,), dict.fromkeys((*PRIVATE, "end", "connection"), "mine")
     )
-    communicator = WebsocketCommunicator(own.as_asgi(), "/ws/")
+    communicator = Communicator(own.as_asgi(), "/ws/")
     communicator.scope["user"] = AnonymousUser()
     assert (await communicator.connect())[0]
     for content, code in (

@@ -11,10 +11,12 @@ from django.utils import timezone
 
 from connections.metrics.counters import Counters
 from connections.models import (
+    Alert,
     Ban,
     CloseRequest,
     Connection,
     ErrorEvent,
+    MinuteRollup,
     Node,
     NodeCommand,
     RefusedHandshake,
@@ -22,10 +24,11 @@ from connections.models import (
 )
 from connections.sweeper.background import run_sweeper
 from connections.sweeper.results import AllNodesSilent, Swept
-from connections.sweeper.sweeper import Sweeper
+from connections.sweeper.sweeper import PART_SECONDS, Sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.rows import make_connection_row, make_node_row
+from tests.logged import find_records
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -53,7 +56,8 @@ def test_a_node_that_stands_still_is_lost_with_its_connections(
     assert (row.reason, row.close_code) == ("lost", 1006)
     node = Node.objects.get()
     assert row.closed_at == node.beat_at
-    assert [one.getMessage() for one in caplog.records[:2]] == [
+    said = find_records(caplog, "connections.sweeper.sweeper")
+    assert [one.getMessage() for one in said[:2]] == [
         f"Node {node.host}:{node.pid} ({node.node_id[:8]}) is dead: recorded as lost",
         "1 connection of dead nodes recorded as lost",
     ]
@@ -146,7 +150,9 @@ def test_a_sweep_that_fails_is_logged_counted_and_repeated(
     failed_before = Counters().get_failures().get("The sweep", 0)
     with connection.execute_wrapper(fail):
         run_sweeper(make_sweeper(), 10, EndsAfterTwo())
-    failed = [one for one in caplog.records if one.__dict__["event"] == "sweep_failed"]
+    failed = [
+        one for one in caplog.records if getattr(one, "event", "") == "sweep_failed"
+    ]
     # The second one is in the count of its place.
     assert [one.exc_info is not None for one in failed] == [True]
     assert Counters().get_failures()["The sweep"] == failed_before + 2
@@ -266,6 +272,25 @@ def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
     ]
 
 
+def test_an_alert_does_not_wait_for_a_long_deletion() -> None:
+    clock = FakeClock()
+
+    def delete_slowly(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("DELETE"):
+            clock.advance(PART_SECONDS)
+        return execute(sql, *args)
+
+    node = make_node_row("lost", state="lost", stopped_at=timezone.now())
+    for number in range(5):
+        at = timezone.now() - timedelta(days=31)
+        make_row(node, f"old{number}", closed_at=at)
+    sweeper = make_sweeper(clock, batch_size=2)
+    with connection.execute_wrapper(delete_slowly):
+        assert sweeper.sweep().connections_pruned == 2
+    assert Alert.objects.get(rule="dead_node").state == "firing"
+    assert sweeper.sweep_once().connections_pruned == 3
+
+
 def test_bans_are_pruned_after_their_end_and_commands_by_age() -> None:
     old, recent = (timezone.now() - timedelta(days=days) for days in (31, 29))
     for value, until in (("a", old), ("b", recent), ("c", None)):
@@ -283,6 +308,28 @@ def test_bans_are_pruned_after_their_end_and_commands_by_age() -> None:
     assert (swept.bans_pruned, swept.orders_pruned) == (1, 1)
     assert set(Ban.objects.values_list("value", flat=True)) == {"b", "c"}
     assert NodeCommand.objects.get().kind == "drain"
+
+
+def test_what_nodes_and_alerts_have_to_read_outlives_a_retention_of_nothing() -> None:
+    moment = timezone.now() - timedelta(seconds=5)
+    lost = make_node_row("lost", state="lost", stopped_at=moment)
+    make_row(lost, "closed", closed_at=moment)
+    NodeCommand.objects.create(kind="notice", target="all", created_at=moment)
+    minute = int(moment.timestamp() // 60) - 5
+    MinuteRollup.objects.create(node=lost, minute=minute, open_connections=7)
+    config = make_config(retention={"closed_connections_days": 0, "rollups_days": 0})
+    for _ in range(2):
+        Sweeper(config).sweep_once()
+        assert not Connection.objects.exists()
+        assert NodeCommand.objects.exists()
+        assert MinuteRollup.objects.exists()
+        assert Alert.objects.get(rule="dead_node").state == "firing"
+    Node.objects.update(stopped_at=moment - timedelta(hours=2))
+    MinuteRollup.objects.update(minute=minute - 120)
+    NodeCommand.objects.update(created_at=moment - timedelta(days=1))
+    swept = Sweeper(config).sweep_once()
+    pruned = (swept.nodes_pruned, swept.rollups_pruned, swept.orders_pruned)
+    assert pruned == (1, 1, 1)
 
 
 def test_a_dry_run_changes_nothing() -> None:
@@ -321,5 +368,5 @@ def test_a_database_that_is_away_does_not_hinder_the_end(
     stopping.set()
     with connection.execute_wrapper(fail):
         run_sweeper(make_sweeper(), 10, stopping)
-    (record,) = caplog.records
+    (record,) = find_records(caplog, "connections.sweeper.background")
     assert record.getMessage().endswith("waits for its end: connection refused")

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -11,23 +13,32 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from connections.consumers import LimitedConsumer
 from connections.testing import (
     LOST,
     TEXT,
     AttentiveClient,
     DeadPeer,
     Flooder,
+    LiveServer,
     RawClient,
     SlowClient,
     assert_closed,
     assert_evicted,
     assert_open,
     build_frame,
+    free_port,
     read_close,
     wait_until,
 )
-from connections.testing.communicators import connect_to, make_config, make_node
+from connections.testing.communicators import (
+    PATIENCE_SECONDS,
+    connect_to,
+    make_config,
+    make_node,
+)
 from connections.testing.databases import find_test_databases
+from connections.testing.waiting import PATIENCE
 from tests.connections.conversations import Echo
 
 Talk = Callable[[ServerConnection], Awaitable[None]]
@@ -91,14 +102,57 @@ async def test_an_end_without_a_close_frame_is_told() -> None:
 async def test_what_is_open_still_is_told_with_what_it_got(
     kind: type[RawClient],
 ) -> None:
-    async with serving(echo) as port:
+    async def send_more(server: ServerConnection) -> None:
+        await server.recv()
+        await server.send("hello")
+        if kind is AttentiveClient:
+            await (await server.ping())  # It has read what came before.
+        has_sent.set()
+        await server.wait_closed()
+
+    has_sent = asyncio.Event()
+    async with serving(send_more) as port:
         client = await kind.open(port, "/")
         await assert_open(client)
-        await client.send(build_frame(TEXT, b"hello"))
+        await client.send(build_frame(TEXT, b"more"))
+        await has_sent.wait()
         with pytest.raises(AssertionError) as failed:
             await assert_closed(client, 4300, "idle", seconds=0.2)
     assert "not closed with 4300 idle, but open after 0.2 s" in str(failed.value)
     assert "b'hello'" in str(failed.value)
+
+
+async def test_a_communicator_has_no_pings() -> None:
+    communicator: Any = connect_to(Echo)
+    with pytest.raises(TypeError, match="not a Communicator"):
+        await assert_open(communicator)
+
+
+async def test_a_server_of_this_machine_is_behind_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with (
+        await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy,
+        serving(echo) as port,
+    ):
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        proxy_port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy_port}")
+        server = LiveServer(folder=tmp_path, port=port)
+        await asyncio.to_thread(server.wait_ready)
+        async with server.connect("/") as connection:
+            await assert_open(connection)
+    assert asked == []
 
 
 async def test_a_wait_in_vain_shows_what_was_waited_for() -> None:
@@ -164,6 +218,37 @@ async def test_a_flooder_keeps_to_its_rate_and_ends_with_the_connection() -> Non
         await assert_closed(flooder, 4129, "rate_limited")
 
 
+async def test_a_consumer_may_take_its_time_to_disconnect() -> None:
+    """Channels' own communicator cancels it after a second."""
+    has_ended = asyncio.Event()
+
+    class Slow(Echo):
+        async def disconnect(self, code: int) -> None:
+            await asyncio.sleep(1.1)
+            has_ended.set()
+
+    communicator = connect_to(Slow, make_node())
+    assert (await communicator.connect())[0]
+    await communicator.disconnect()
+    assert has_ended.is_set()
+
+
+async def test_the_timeouts_of_a_communicator_are_those_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Undecided(LimitedConsumer):
+        async def connect(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setenv(PATIENCE, "0.001")
+    loop = asyncio.get_running_loop()
+    unscaled = asyncio.Event()
+    loop.call_later(PATIENCE_SECONDS, unscaled.set)
+    with pytest.raises(TimeoutError):
+        await connect_to(Undecided, make_node()).connect()
+    assert not unscaled.is_set()
+
+
 async def test_time_passes_for_a_consumer_when_a_test_says_so() -> None:
     node = make_node(idle_timeout_seconds=3600)
     communicator = connect_to(Echo, node)
@@ -186,3 +271,9 @@ def test_a_database_that_no_server_could_read_is_named(
     monkeypatch.setitem(connections["default"].settings_dict, "NAME", memory)
     with pytest.raises(ValueError, match=r"'default' is in memory"):
         find_test_databases()
+
+
+def test_no_port_is_given_twice() -> None:
+    """A server that listens later finds its port free."""
+    ports = [free_port() for _ in range(1000)]
+    assert len(set(ports)) == len(ports)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from channels.db import database_sync_to_async as in_database
-from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.contrib.sessions.models import Session
@@ -28,6 +27,7 @@ from connections.middleware import CredentialMiddleware, OriginMiddleware
 from connections.models import AccessToken, Ban, Ticket
 from connections.node.current import get_node
 from connections.node.node import Node
+from connections.testing.communicators import Communicator
 from tests.connections.conversations import receive_close, receive_type
 from tests.connections.jwt_provider import AUDIENCE, ISSUER, SECRET, SigningKey
 from tests.connections.login import log_in
@@ -195,7 +195,11 @@ async def node(settings: Any) -> AsyncIterator[Node]:
     settings.WEBSOCKET = {
         "allowed_origins": [PAGE],
         "jwt": {"issuer": ISSUER, "audience": AUDIENCE},
-        "handshake": {"failures_per_address_burst": 5},
+        "handshake": {
+            "failures_per_address_burst": 5,
+            # So few that a pause in the test admits no more.
+            "failures_per_address_per_minute": 0.1,
+        },
         "tickets": {"max_per_client": 4},
     }
     settings.JWT_SECRET = SECRET
@@ -326,12 +330,12 @@ class Seeing(LimitedJsonConsumer):
 
 def shake_hands(
     node: Node, query: str, origin: str | None = PAGE, **headers: str
-) -> WebsocketCommunicator:
+) -> Communicator:
     application = OriginMiddleware(CredentialMiddleware(Seeing.as_asgi()))
     listed = {"host": "testserver", **headers}
     if origin is not None:
         listed["origin"] = origin
-    communicator = WebsocketCommunicator(
+    communicator = Communicator(
         application,
         f"/ws/?{query}",
         [(name.encode(), value.encode()) for name, value in listed.items()],

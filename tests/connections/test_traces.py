@@ -15,7 +15,6 @@ pytest.importorskip("opentelemetry.sdk", reason="only the main cell has the SDK"
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import InMemoryChannelLayer, get_channel_layer
-from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -41,7 +40,7 @@ from connections.telemetry import names
 from connections.telemetry.carrier import TRACEPARENT, get_traceparent, with_trace
 from connections.telemetry.events import make_pseudonym
 from connections.telemetry.handshake import begin_handshake
-from connections.testing.communicators import connect_to, make_node
+from connections.testing.communicators import Communicator, connect_to, make_node
 from connections.testing.waiting import wait_until
 from connections.views.families import make_histogram
 from connections.views.prometheus import choose_format
@@ -202,7 +201,7 @@ async def test_a_stock_consumer_gets_no_field_of_a_trace(spans: Spans) -> None:
         async def said(self, event: Any) -> None:
             await self.send(text_data=json.dumps(event))
 
-    communicator = WebsocketCommunicator(Stock.as_asgi(), "/")
+    communicator = Communicator(Stock.as_asgi(), "/")
     assert (await communicator.connect())[0]
     layer = get_channel_layer()
     assert isinstance(layer, LocalLayer)
@@ -407,7 +406,7 @@ async def test_the_middleware_begins_the_span_of_a_handshake(
             assert spans.named("GET")
             await send({"type": "websocket.send", "text": "x"})
 
-    communicator = WebsocketCommunicator(NodeMiddleware(application), "/ws/")
+    communicator = Communicator(NodeMiddleware(application), "/ws/")
     await communicator.send_input({"type": "websocket.connect"})
     with contextlib.suppress(KeyError):
         await communicator.wait()

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
-from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.db import connection
 from django.urls import path
@@ -27,6 +26,8 @@ from connections.models import Ban, Connection
 from connections.node.current import get_node
 from connections.node.node import Node
 from connections.routing import protect
+from connections.testing.communicators import Communicator
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 SERVED = {"asgi": {"version": "3.0"}, "client": ["192.0.2.7", 1]}
@@ -47,8 +48,8 @@ async def started() -> AsyncIterator[list[Node]]:
         await node.stop()
 
 
-def open_from_server(**scope: Any) -> WebsocketCommunicator:
-    communicator = WebsocketCommunicator(Echo.as_asgi(), "/ws/echo/")
+def open_from_server(**scope: Any) -> Communicator:
+    communicator = Communicator(Echo.as_asgi(), "/ws/echo/")
     communicator.scope.update(SERVED | scope)
     return communicator
 
@@ -65,7 +66,7 @@ async def test_many_first_connections_start_one_node_that_records(
     communicators = [
         open_from_server(client=[f"192.0.2.{number}", 1]) for number in range(9)
     ]
-    await asyncio.gather(*(one.connect(timeout=15) for one in communicators))
+    await asyncio.gather(*(one.connect() for one in communicators))
     node = get_node()
     started.append(node)
     assert node.is_running
@@ -76,8 +77,8 @@ async def test_many_first_connections_start_one_node_that_records(
 
 
 async def test_a_scope_of_no_server_gets_a_node_in_memory() -> None:
-    communicator = WebsocketCommunicator(Echo.as_asgi(), "/ws/echo/")
-    assert (await communicator.connect(timeout=15))[0]
+    communicator = Communicator(Echo.as_asgi(), "/ws/echo/")
+    assert (await communicator.connect())[0]
     await communicator.disconnect()
 
 
@@ -92,11 +93,11 @@ async def test_a_banned_client_is_refused_ahead_of_connect(
             Room.has_left = True
 
     await Ban.objects.acreate(target="address", value="192.0.2.7")
-    communicator = WebsocketCommunicator(Room.as_asgi(), "/ws/echo/")
+    communicator = Communicator(Room.as_asgi(), "/ws/echo/")
     communicator.scope.update(SERVED)
-    await communicator.connect(timeout=15)
+    await communicator.connect()
     started.append(get_node())
-    assert (await communicator.receive_json_from(15))["reason"] == "banned"
+    assert (await communicator.receive_json_from())["reason"] == "banned"
     await communicator.disconnect()
     # A disconnect() relies on what connect() has set.
     assert not Room.has_left
@@ -111,8 +112,8 @@ async def test_the_client_is_the_user_else_the_address_behind_the_proxy(
     headers = [(b"x-forwarded-for", b"198.51.100.4")]
     known = open_from_server(user=user)
     unknown = open_from_server(headers=headers)
-    await known.connect(timeout=15)
-    await unknown.connect(timeout=15)
+    await known.connect()
+    await unknown.connect()
     node = get_node()
     started.append(node)
     assert {(one.client_id, one.address, one.user_id) for one in node.hub} == {
@@ -129,13 +130,13 @@ async def test_a_user_who_is_deactivated_loses_the_connection(
 ) -> None:
     user = await User.objects.acreate(username="alice")
     communicator = open_from_server(user=user)
-    await communicator.connect(timeout=15)
+    await communicator.connect()
     node = get_node()
     started.append(node)
     await User.objects.aupdate(is_active=False)
     (live,) = node.hub
     node.reauthoriser.ask(live)
-    bye = await communicator.receive_json_from(15)
+    bye = await communicator.receive_json_from()
     assert bye["reason"] == "deactivated"
     await communicator.disconnect()
 
@@ -152,7 +153,7 @@ async def test_the_key_of_another_kind_of_user_is_not_checked_as_a_user(
     started: list[Node],
 ) -> None:
     communicator = open_from_server(user=Device())
-    await communicator.connect(timeout=15)
+    await communicator.connect()
     node = get_node()
     started.append(node)
     (live,) = node.hub
@@ -173,10 +174,10 @@ async def test_without_tables_limits_hold_and_the_log_says_so_once(
     settings.WEBSOCKET = {"max_connections_per_client": 3}
     communicators = [open_from_server() for _ in range(4)]
     for communicator in communicators:
-        assert (await communicator.connect(timeout=15))[0]
+        assert (await communicator.connect())[0]
     node = get_node()
     started.append(node)
-    bye = await communicators[0].receive_json_from(15)
+    bye = await communicators[0].receive_json_from()
     assert (bye["reason"], node.database) == ("evicted", None)
     said = [one for one in caplog.records if getattr(one, "event", "") == "no_tables"]
     assert len(said) == 1
@@ -205,6 +206,9 @@ django.setup()
 from channels.testing import WebsocketCommunicator
 from connections.consumers import LimitedJsonConsumer
 from connections.node.current import get_node
+from connections.testing.waiting import scale
+
+SECONDS = scale(15)
 
 class Echo(LimitedJsonConsumer):
     pass
@@ -216,10 +220,10 @@ def connect():
 
 async def main():
     first, second = connect(), connect()
-    assert (await first.connect(15))[0] and (await second.connect(15))[0]
-    print((await first.receive_json_from(15))["reason"])
-    await first.disconnect()
-    await second.disconnect()
+    assert (await first.connect(SECONDS))[0] and (await second.connect(SECONDS))[0]
+    print((await first.receive_json_from(SECONDS))["reason"])
+    await first.disconnect(timeout=SECONDS)
+    await second.disconnect(timeout=SECONDS)
     await get_node().stop()
 
 asyncio.run(main())
@@ -232,7 +236,7 @@ def test_without_the_app_limits_hold() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scale(30),
     )
     assert done.stdout == "evicted\n", done.stderr
     assert done.stderr.count("connections is not in INSTALLED_APPS") == 1
@@ -259,6 +263,9 @@ from django.core.management import call_command
 from connections.consumers import LimitedJsonConsumer
 from connections.models import Connection
 from connections.node.current import get_node
+from connections.testing.waiting import scale
+
+SECONDS = scale(15)
 
 class Echo(LimitedJsonConsumer):
     pass
@@ -271,15 +278,15 @@ def connect():
 async def main():
     refused = connect()
     await refused.send_input({"type": "websocket.connect"})
-    message = await refused.receive_output(15)
+    message = await refused.receive_output(SECONDS)
     while message["type"] != "websocket.close":
-        message = await refused.receive_output(15)
+        message = await refused.receive_output(SECONDS)
     print(message["code"])
     os.mkdir(sys.argv[1])
     await sync_to_async(call_command)("migrate", verbosity=0)
     accepted = connect()
-    print((await accepted.connect(15))[0])
-    await accepted.disconnect()
+    print((await accepted.connect(SECONDS))[0])
+    await accepted.disconnect(timeout=SECONDS)
     await get_node().stop()
     print(await Connection.objects.acount())
 
@@ -296,7 +303,7 @@ def test_while_the_database_is_away_at_the_first_connection_it_is_refused(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scale(30),
     )
     assert done.stdout == f"{close_codes.UNAVAILABLE.code}\nTrue\n1\n", done.stderr
     assert done.stderr.count("The database does not answer yet") == 1
@@ -357,9 +364,9 @@ async def test_modes_of_a_route_without_protect_name_a_known_route(
     modes = {"first/": {"rate": "observe"}, "other/": {"rate": "observe"}}
     settings.WEBSOCKET = {"enforce": {"routes": {**modes, "typo/": {}}}}
     routes = [path("first/", Other.as_asgi()), path("other/", Plain.as_asgi())]
-    communicator = WebsocketCommunicator(URLRouter(routes), "/first/")
+    communicator = Communicator(URLRouter(routes), "/first/")
     communicator.scope |= SERVED
-    assert (await communicator.connect(timeout=15))[0]
+    assert (await communicator.connect())[0]
     started.append(get_node())
     assert next(iter(get_node().hub)).observed == {"rate"}
     await communicator.disconnect()
@@ -411,12 +418,44 @@ async def test_the_route_is_that_of_the_application_that_is_served(
     wrap, route = WRAPPED[name]
     application = wrap(Own.as_asgi())
     for _ in range(2):
-        communicator = WebsocketCommunicator(application, "/a/")
+        communicator = Communicator(application, "/a/")
         communicator.scope |= SERVED
-        assert (await communicator.connect(timeout=15))[0]
+        assert (await communicator.connect())[0]
         started.append(get_node())
         assert [one.route for one in get_node().hub] == [route]
         await communicator.disconnect()
+
+
+class Hidden(Echo):
+    pass
+
+
+class Hiding:
+    """It keeps no reference to its consumer; it counts how often it is searched."""
+
+    searches = 0
+
+    @property
+    def consumer_class(self) -> None:
+        self.searches += 1
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await Hidden.as_asgi()(scope, receive, send)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_application_that_hides_its_consumer_is_searched_once(
+    started: list[Node],
+) -> None:
+    hiding: Any = Hiding()
+    router = URLRouter([path("a/", hiding)])
+    for _ in range(3):
+        communicator = Communicator(router, "/a/")
+        communicator.scope |= SERVED
+        assert (await communicator.connect())[0]
+        started.append(get_node())
+        await communicator.disconnect()
+    assert hiding.searches == 1
 
 
 def test_an_application_needs_neither_hash_nor_weak_references(settings: Any) -> None:
@@ -512,14 +551,14 @@ async def test_the_dashboard_checks_origin_and_session_itself(
     started: list[Node], settings: Any, origin: bytes, answer: int
 ) -> None:
     settings.ALLOWED_HOSTS = ["localhost"]
-    communicator = WebsocketCommunicator(LiveConsumer.as_asgi(), f"/{PATH}")
+    communicator = Communicator(LiveConsumer.as_asgi(), f"/{PATH}")
     headers = [(b"host", b"localhost"), (b"origin", origin)]
     communicator.scope |= {**SERVED, "headers": headers}
     await communicator.send_input({"type": "websocket.connect"})
     started.append(get_node())
-    message = await communicator.receive_output(15)
+    message = await communicator.receive_output()
     while message["type"] != "websocket.close":
-        message = await communicator.receive_output(15)
+        message = await communicator.receive_output()
     assert message.get("code", 1000) == answer
     await communicator.send_input({"type": "websocket.disconnect", "code": answer})
-    await communicator.wait(15)
+    await communicator.wait()

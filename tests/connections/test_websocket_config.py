@@ -57,6 +57,39 @@ def test_each_value_is_shown_with_its_source(path: str) -> None:
     assert found["node.node_timeout_seconds"] == (15, "default")
 
 
+def test_a_variable_of_a_section_replaces_that_of_the_file(
+    path: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WEBSOCKET__NODE__lease_seconds", "WEBSOCKET__IDLE_TIMEOUT_SECONDS"):
+        monkeypatch.delenv(name)
+    environ = {
+        "WEBSOCKET__NODE": "{node_timeout_seconds: 20}",
+        "WEBSOCKET__NODE__LEASE_SECONDS": "25",
+        "WEBSOCKET__DRAIN": "{grace_seconds: [}",
+    }
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+    settings.WEBSOCKET = load(Path(path), environ)
+    found = read_sources()
+    assert found["node.node_timeout_seconds"] == (20, "WEBSOCKET__NODE")
+    assert found["node.lease_seconds"] == (25, "WEBSOCKET__NODE__LEASE_SECONDS")
+    assert found["node.beat_seconds"] == (1, "default")
+    assert found["drain.grace_seconds"] == (20, "default")
+    assert found["idle_timeout_seconds"] == (300, path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "other: 1", "websocket: {}\nother: 1", "- a", "a: [", "\x00"]
+)
+def test_a_file_of_which_nothing_is_taken_is_no_source(
+    tmp_path: Path, settings: Any, text: str
+) -> None:
+    path = tmp_path / "websocket.yaml"
+    path.write_text(text)
+    settings.WEBSOCKET = load(path, {})
+    assert {source for _, source in read_sources().values()} == {"default"}
+
+
 def test_text_shows_the_same_as_json(path: str) -> None:
     lines = run().splitlines()
     assert f"max_message_size: 65536  # {path}" in lines

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import AsyncClient, TestCase, TransactionTestCase
@@ -18,7 +17,7 @@ from connections.models import CloseRequest, Connection, Node
 from connections.node.current import get_node
 from connections.routing import protect
 from connections.testing import read_close
-from connections.testing.waiting import scale
+from connections.testing.communicators import Communicator
 from tests.connections.login import log_in
 
 
@@ -35,10 +34,10 @@ def make_application() -> Any:
     return protect(http=None, websocket=[path("ws/", Counting.as_asgi())])
 
 
-def make_communicator(**headers: str) -> WebsocketCommunicator:
+def make_communicator(**headers: str) -> Communicator:
     given = {"host": "testserver", "origin": "http://testserver", **headers}
     pairs = [(name.encode(), value.encode()) for name, value in given.items()]
-    communicator = WebsocketCommunicator(make_application(), "/ws/", pairs)
+    communicator = Communicator(make_application(), "/ws/", pairs)
     communicator.scope["client"] = ["192.0.2.1", 1]
     return communicator
 
@@ -47,10 +46,10 @@ def make_cookie(user: User) -> str:
     return f"{settings.SESSION_COOKIE_NAME}={log_in(user)}"
 
 
-async def converse(communicator: WebsocketCommunicator) -> Any:
-    assert (await communicator.connect(timeout=scale(10)))[0]
+async def converse(communicator: Communicator) -> Any:
+    assert (await communicator.connect())[0]
     await communicator.send_json_to({"name": "bob"})
-    answer = await communicator.receive_json_from(timeout=scale(10))
+    answer = await communicator.receive_json_from()
     assert "type" not in answer
     return answer
 
@@ -93,7 +92,7 @@ class WithSession:
         self.user.is_active = False
         await self.user.asave()
         communicator = make_communicator(cookie=cookie)
-        assert (await communicator.connect(timeout=scale(10)))[0]
+        assert (await communicator.connect())[0]
         assert (await read_close(communicator)).code == 4001
 
     async def test_requests_and_sockets_share_the_rows(self) -> None:
@@ -134,8 +133,10 @@ class OfATransactionTestCase(WithSession, TransactionTestCase):
 
 @pytest.mark.django_db
 async def test_a_transaction_in_the_thread_of_the_loop_is_an_error(db: None) -> None:
+    communicator = make_communicator()
+    await communicator.send_input({"type": "websocket.connect"})
     with pytest.raises(UnsharedTransaction, match="transaction=True"):
-        await make_communicator().connect(timeout=0.2)
+        await communicator.wait()
 
 
 @pytest.mark.django_db

@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
-from channels.testing import WebsocketCommunicator
 
 from connections.layers.local import LocalLayer
+from connections.testing.communicators import Communicator
 from tests.drop_in.editions import EDITIONS, load
 
 pytestmark = pytest.mark.django_db
-
-_ROUND = 15
-"""Seconds to wait for one event on a busy machine."""
 
 
 class Remembering:
@@ -56,14 +53,14 @@ def layer(request: pytest.FixtureRequest, settings: Any) -> Any:
     return get_channel_layer()
 
 
-async def open_connection(consumer: Any) -> WebsocketCommunicator:
-    communicator = WebsocketCommunicator(consumer.as_asgi(), "/ws/")
-    assert (await communicator.connect(timeout=_ROUND))[0]
+async def open_connection(consumer: Any) -> Communicator:
+    communicator = Communicator(consumer.as_asgi(), "/ws/")
+    assert (await communicator.connect())[0]
     return communicator
 
 
-async def receive(communicator: WebsocketCommunicator) -> str:
-    text: str = await communicator.receive_from(timeout=_ROUND)
+async def receive(communicator: Communicator) -> str:
+    text: str = await communicator.receive_from()
     return text
 
 
@@ -197,8 +194,8 @@ async def test_a_channel_receives_though_its_consumer_never_reads_the_name(
 
 async def test_a_test_need_not_offer_a_subprotocol(habits: ModuleType) -> None:
     consumer = habits.Choosing.as_asgi()
-    communicator = WebsocketCommunicator(consumer, "/ws/", spec_version="2.3")
-    assert await communicator.connect(timeout=_ROUND) == (True, "chat")
+    communicator = Communicator(consumer, "/ws/", spec_version="2.3")
+    assert await communicator.connect() == (True, "chat")
     assert communicator.response_headers == [[b"x-chosen", b"yes"]]
     await communicator.disconnect()
 

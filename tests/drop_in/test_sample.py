@@ -9,18 +9,16 @@ import pytest
 from channels.auth import AuthMiddlewareStack
 from channels.layers import get_channel_layer
 from channels.routing import URLRouter
-from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import path
 
+from connections.testing.communicators import Communicator
+from connections.testing.waiting import scale
 from tests.drop_in.editions import EDITIONS, load
 
 # Channels' consumers close old database connections for each event.
 pytestmark = pytest.mark.django_db
-
-_ROUND = 15
-"""Seconds to wait for one event on a busy machine."""
 
 
 @pytest.fixture(params=EDITIONS)
@@ -42,22 +40,22 @@ def memory_layer(settings: Any) -> None:
     }
 
 
-def reach(consumer: Any, url: str = "/ws/", **options: Any) -> WebsocketCommunicator:
-    return WebsocketCommunicator(consumer.as_asgi(), url, **options)
+def reach(consumer: Any, url: str = "/ws/", **options: Any) -> Communicator:
+    return Communicator(consumer.as_asgi(), url, **options)
 
 
 async def open_connection(
     consumer: Any, url: str = "/ws/", **options: Any
-) -> WebsocketCommunicator:
+) -> Communicator:
     communicator = reach(consumer, url, **options)
-    is_accepted, _ = await communicator.connect(timeout=_ROUND)
+    is_accepted, _ = await communicator.connect()
     assert is_accepted
     return communicator
 
 
-async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:
+async def receive_close(communicator: Communicator) -> dict[str, Any]:
     while True:
-        event: dict[str, Any] = await communicator.receive_output(_ROUND)
+        event: dict[str, Any] = await communicator.receive_output()
         if event["type"] == "websocket.close":
             return event
 
@@ -72,7 +70,7 @@ def test_only_the_base_classes_differ(edition: str) -> None:
 async def test_text_comes_back(sample: ModuleType, message: str) -> None:
     communicator = await open_connection(sample.Echo)
     await communicator.send_input({"type": "websocket.receive", "text": message})
-    assert await communicator.receive_from(_ROUND) == message
+    assert await communicator.receive_from() == message
     await communicator.disconnect()
 
 
@@ -80,13 +78,13 @@ async def test_text_comes_back(sample: ModuleType, message: str) -> None:
 async def test_bytes_come_back(sample: ModuleType, message: bytes) -> None:
     communicator = await open_connection(sample.Echo)
     await communicator.send_input({"type": "websocket.receive", "bytes": message})
-    assert await communicator.receive_from(_ROUND) == message
+    assert await communicator.receive_from() == message
     await communicator.disconnect()
 
 
 async def test_json_both_ways(sample: ModuleType) -> None:
     communicator = await open_connection(sample.JsonEcho, "/ws/json/")
-    assert await communicator.receive_json_from(_ROUND) == {"hello": "/ws/json/"}
+    assert await communicator.receive_json_from() == {"hello": "/ws/json/"}
     contents: tuple[Any, ...] = (
         {"type": "anything", "n": [1, None, "é"]},
         [],
@@ -96,14 +94,14 @@ async def test_json_both_ways(sample: ModuleType) -> None:
     )
     for content in contents:
         await communicator.send_json_to(content)
-        assert await communicator.receive_json_from(_ROUND) == {"echo": content}
+        assert await communicator.receive_json_from() == {"echo": content}
     await communicator.disconnect()
 
 
 async def test_a_notation_of_its_own(edition: str) -> None:
     communicator = await open_connection(load("asynchronous", edition).Dates)
     await communicator.send_json_to({"day": "2026-02-28"})
-    assert await communicator.receive_json_from(_ROUND) == {"day": "2026-03-01"}
+    assert await communicator.receive_json_from() == {"day": "2026-03-01"}
     await communicator.disconnect()
 
 
@@ -111,14 +109,14 @@ async def test_groups_and_the_own_channel(sample: ModuleType) -> None:
     first = await open_connection(sample.Member)
     second = await open_connection(sample.Member)
     await first.send_to(text_data="hello all")
-    assert await first.receive_from(_ROUND) == "hello all"
-    assert await second.receive_from(_ROUND) == "hello all"
+    assert await first.receive_from() == "hello all"
+    assert await second.receive_from() == "hello all"
     await first.send_to(text_data="me")
-    assert await first.receive_from(_ROUND) == "only me"
+    assert await first.receive_from() == "only me"
     assert await second.receive_nothing()
     await first.disconnect()
     await second.send_to(text_data="who is left")
-    assert await second.receive_from(_ROUND) == "who is left"
+    assert await second.receive_from() == "who is left"
     await second.disconnect()
     assert not get_channel_layer().groups.get("everyone")
 
@@ -127,13 +125,13 @@ async def test_groups_and_the_own_channel(sample: ModuleType) -> None:
 async def test_the_rooms_of_the_tutorial(edition: str, name: str) -> None:
     consumer = getattr(load("tutorial", edition), name)
     rooms = URLRouter([path("ws/chat/<str:room_name>/", consumer.as_asgi())])
-    lobby = [WebsocketCommunicator(rooms, "/ws/chat/lobby/") for _ in range(2)]
-    other = WebsocketCommunicator(rooms, "/ws/chat/other/")
+    lobby = [Communicator(rooms, "/ws/chat/lobby/") for _ in range(2)]
+    other = Communicator(rooms, "/ws/chat/other/")
     for communicator in (*lobby, other):
-        assert (await communicator.connect(timeout=_ROUND))[0]
+        assert (await communicator.connect())[0]
     await lobby[0].send_to(text_data=json.dumps({"message": "hello"}))
     for communicator in lobby:
-        answer = await communicator.receive_from(_ROUND)
+        answer = await communicator.receive_from()
         assert json.loads(answer) == {"message": "hello"}
     assert await other.receive_nothing()
     for communicator in (*lobby, other):
@@ -149,7 +147,7 @@ async def test_subprotocol_and_headers(
 ) -> None:
     communicator = reach(sample.Subprotocols, subprotocols=offered)
     await communicator.send_input({"type": "websocket.connect"})
-    assert await communicator.receive_output(_ROUND) == {
+    assert await communicator.receive_output() == {
         "type": "websocket.accept",
         "subprotocol": selected,
         "headers": [(b"x-chosen", b"yes")],
@@ -162,13 +160,13 @@ async def test_a_subprotocol_that_is_missing_is_refused(
     sample: ModuleType, offered: list[str] | None
 ) -> None:
     communicator = reach(sample.Subprotocols, subprotocols=offered)
-    assert await communicator.connect(timeout=_ROUND) == (False, 1000)
+    assert await communicator.connect() == (False, 1000)
     await communicator.disconnect()
 
 
-def reach_door(sample: ModuleType, manner: str) -> WebsocketCommunicator:
+def reach_door(sample: ModuleType, manner: str) -> Communicator:
     door = URLRouter([path("door/<slug:manner>/", sample.Doorkeeper.as_asgi())])
-    return WebsocketCommunicator(door, f"/door/{manner}/")
+    return Communicator(door, f"/door/{manner}/")
 
 
 @pytest.mark.parametrize(
@@ -185,13 +183,13 @@ async def test_admission_and_refusal(
     sample: ModuleType, manner: str, answer: tuple[bool, int | None]
 ) -> None:
     communicator = reach_door(sample, manner)
-    assert await communicator.connect(timeout=_ROUND) == answer
+    assert await communicator.connect() == answer
     await communicator.disconnect()
 
 
 async def test_a_close_right_after_the_accept(sample: ModuleType) -> None:
     communicator = reach_door(sample, "accept-then-close")
-    assert (await communicator.connect(timeout=_ROUND))[0]
+    assert (await communicator.connect())[0]
     assert (await receive_close(communicator))["code"] == 4401
     await communicator.disconnect()
 
@@ -213,7 +211,7 @@ async def test_a_close_has_the_code_and_reason_of_the_consumer(
     communicator = await open_connection(sample.Farewell)
     await communicator.send_to(text_data=asked)
     if asked.startswith("send"):
-        assert await communicator.receive_from(_ROUND) == "bye"
+        assert await communicator.receive_from() == "bye"
     assert await receive_close(communicator) == {"type": "websocket.close", **closed}
     await communicator.disconnect()
 
@@ -222,7 +220,7 @@ async def test_a_close_has_the_code_and_reason_of_the_consumer(
 async def test_disconnect_gets_the_code(sample: ModuleType, code: int) -> None:
     sample.Farewell.ended.clear()
     communicator = await open_connection(sample.Farewell)
-    await communicator.disconnect(code=code, timeout=_ROUND)
+    await communicator.disconnect(code=code)
     assert sample.Farewell.ended == [code]
 
 
@@ -231,15 +229,15 @@ async def test_a_consumer_stops_when_it_wants_to(sample: ModuleType) -> None:
     sample.Farewell.ended.clear()
     communicator = await open_connection(sample.Farewell)
     await communicator.send_to(text_data="stop")
-    await communicator.wait(timeout=_ROUND)
+    await communicator.wait()
     assert sample.Farewell.ended == []
 
 
 async def test_a_consumer_is_stopped_over_the_layer(sample: ModuleType) -> None:
     communicator = await open_connection(sample.Stopping)
     await get_channel_layer().group_send("stopping", {"type": "stop.please"})
-    assert await communicator.receive_from(_ROUND) == "stopping"
-    await communicator.wait(timeout=_ROUND)
+    assert await communicator.receive_from() == "stopping"
+    await communicator.wait()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -247,7 +245,7 @@ async def test_the_database_without_a_user(sample: ModuleType) -> None:
     await User.objects.acreate(username="alice")
     communicator = await open_connection(sample.Users)
     await communicator.send_to(text_data="?")
-    assert await communicator.receive_from(_ROUND) == "None of 1"
+    assert await communicator.receive_from() == "None of 1"
     await communicator.disconnect()
 
 
@@ -259,32 +257,30 @@ async def test_the_user_of_channels_own_stack(sample: ModuleType) -> None:
     await client.aforce_login(user)
     cookie = client.cookies["sessionid"].OutputString().encode()
     application = AuthMiddlewareStack(sample.Users.as_asgi())
-    communicator = WebsocketCommunicator(
-        application, "/ws/", headers=[(b"cookie", cookie)]
-    )
-    assert (await communicator.connect(timeout=_ROUND))[0]
+    communicator = Communicator(application, "/ws/", headers=[(b"cookie", cookie)])
+    assert (await communicator.connect())[0]
     await communicator.send_to(text_data="?")
-    assert await communicator.receive_from(_ROUND) == "alice of 1"
+    assert await communicator.receive_from() == "alice of 1"
     await communicator.disconnect()
 
 
 async def test_arguments_of_as_asgi_and_state_of_its_own(sample: ModuleType) -> None:
     application = sample.Configured.as_asgi(greeting="good morning")
     for _ in range(2):
-        communicator = WebsocketCommunicator(application, "/ws/")
-        assert (await communicator.connect(timeout=_ROUND))[0]
+        communicator = Communicator(application, "/ws/")
+        assert (await communicator.connect())[0]
         for number in (1, 2):
             await communicator.send_to(text_data="x")
-            answer = await communicator.receive_from(_ROUND)
+            answer = await communicator.receive_from()
             assert answer == f"good morning {number}"
         await communicator.disconnect()
 
 
 async def test_events_answered_without_the_generic_methods(sample: ModuleType) -> None:
     communicator = await open_connection(sample.Low)
-    assert await communicator.receive_from(_ROUND) == "websocket.connect"
+    assert await communicator.receive_from() == "websocket.connect"
     await communicator.send_to(text_data="twice")
-    assert await communicator.receive_from(_ROUND) == "twicetwice"
+    assert await communicator.receive_from() == "twicetwice"
     await communicator.disconnect()
 
 
@@ -293,10 +289,10 @@ async def test_a_task_beside_the_messages(edition: str) -> None:
     consumer.running.clear()
     communicator = await open_connection(consumer)
     for number in range(1, 4):
-        assert await communicator.receive_from(_ROUND) == f"tick {number}"
+        assert await communicator.receive_from() == f"tick {number}"
     await communicator.disconnect()
     (task,) = consumer.running
-    await asyncio.wait([task], timeout=_ROUND)
+    await asyncio.wait([task], timeout=scale(15))
     assert task.cancelled()
 
 
@@ -304,5 +300,5 @@ async def test_a_mixin_around_every_event(edition: str) -> None:
     communicator = await open_connection(load("asynchronous", edition).Traced)
     await communicator.send_json_to({})
     expected = [True, ["websocket.connect", "websocket.receive"]]
-    assert await communicator.receive_json_from(_ROUND) == expected
+    assert await communicator.receive_json_from() == expected
     await communicator.disconnect()

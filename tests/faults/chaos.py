@@ -16,21 +16,23 @@ from connections.testing import (
     build_frame,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.faults.history import Attempt, History, Promises, Record
 from tests.faults.nemesis import Nemesis, Scene
 from tests.faults.stores import SharedStore, Way
 
 LIMIT = 3
-LEASE_SECONDS = 2.4
+LEASE_SECONDS = scale(1.2)
+_SLACK_SECONDS = scale(0.75)
 CONFIG: dict[str, object] = {
     "max_connections_per_client": LIMIT,
     # Bystanders say nothing, and stay for the whole run.
     "idle_timeout_seconds": 7200,
     "node__beat_seconds": 0.25,
     "node__lease_seconds": LEASE_SECONDS,
-    "node__node_timeout_seconds": 2,
+    "node__node_timeout_seconds": scale(1),
     # A link that loses replies stays open: threads wait for them until it is cut.
-    "node__database_timeout_seconds": 1,
+    "node__database_timeout_seconds": scale(0.5),
     "evict_grace_seconds": 1,
     "drain__grace_seconds": 1.5,
     # Clients are identified by their addresses.
@@ -41,7 +43,7 @@ _BYSTANDERS = 2
 _PAUSE_SECONDS = (0.05, 0.5)
 """The range of pauses between two actions of a client."""
 
-_HANDSHAKE_SECONDS = 4
+_HANDSHAKE_SECONDS = scale(2)
 
 
 class Chaos:
@@ -68,7 +70,7 @@ class Chaos:
         self.history = History(
             seed=seed,
             promises=Promises(
-                limit=LIMIT, lease_seconds=LEASE_SECONDS, slack_seconds=1.5
+                limit=LIMIT, lease_seconds=LEASE_SECONDS, slack_seconds=_SLACK_SECONDS
             ),
         )
         self._servers = servers
@@ -162,7 +164,7 @@ class Chaos:
         """Return what is left in the pool after every client has disconnected."""
         if self._store is None:
             return []
-        deadline = self.now() + 2 * LEASE_SECONDS + 10
+        deadline = self.now() + 2 * LEASE_SECONDS + scale(5)
         left: list[str] = []
         while self.now() < deadline:
             left = self._store.find_leaks()

@@ -7,12 +7,15 @@ import urllib.request
 from typing import Any
 
 from connections.testing import LiveServer, wait_until
+from connections.testing.waiting import scale
 
 
 def read_health(server: LiveServer) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the body of /readyz."""
     try:
-        with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(
+            f"{server.url}/readyz", timeout=scale(5)
+        ) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as exc:
         with exc:

@@ -7,16 +7,17 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 from tests.faults.history import LONE_FAULTS, SHARED_FAULTS, Fault, History
 from tests.faults.stores import SharedStore, Way
 
-_CALM_SECONDS = 3
+_CALM_SECONDS = scale(1.5)
 """
 After each fault, and what it excuses, nobody does anything for longer than a client
 may be over its limit: its next connection would put right what is wrong.
 """
 
-_LIVELY_SECONDS = 1
+_LIVELY_SECONDS = scale(0.5)
 """The pause in which clients fill up again."""
 
 _TWO_AT_ONCE = 0.3

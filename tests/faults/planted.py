@@ -104,8 +104,8 @@ def find(
     if flaw.faults:
         arguments = [
             *("tests/faults/test_invariants.py", "-k", flaw.run),
-            *("--invariant-faults", flaw.faults, "--invariant-seconds", str(seconds)),
-            *("--invariant-seed", str(seed)),
+            *("--invariant-faults", flaw.faults, "--invariant-seed", str(seed)),
+            *("--invariant-seconds", str(seconds)),
         ]
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         plant(flaw, Path(folder))

@@ -82,15 +82,15 @@ FLAWS = {
         shows="is written for ever",
     ),
     "a-lost-reply-is-not-read-again": Flaw(
-        path="sessions_history/producers.py",
-        right="unknown = keys.keys() - self._streams.keys()",
-        wrong="unknown: set[_Key] = set()",
+        path="sessions_history/work_leases.py",
+        right="unknown = keys.keys() - streams.keys()",
+        wrong="unknown: set[WorkKey] = set()",
         shows="streams",
     ),
     "work-is-taken-over-before-its-lease-ends": Flaw(
         path="sessions_history/work.py",
-        right="due = Work.objects.filter(leased_until__lt=Now())",
-        wrong="due = Work.objects.all()",
+        right="is_left = models.Q(leased_until__lt=Now())",
+        wrong="is_left = models.Q(leased_until__isnull=False)",
         shows="Broken",
     ),
     "the-other-node-caches-the-last-offset": Flaw(

@@ -1,27 +1,34 @@
 """Test that a wall clock jump ends only connections whose expiry it reaches."""
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
 
 from connections.exceptions import PoolFull
-from connections.pool.base import Slot
-from connections.pool.redis import RedisPool
-from connections.redis.bus import RedisBus
+from connections.pool.base import Renewal
 from connections.testing import LiveServer, Servers, read_close, wait_until
+from connections.testing.waiting import scale
+from tests.connections.pool_database import PoolDatabase
+from tests.connections.pool_nodes import (
+    NodePool,
+    RedisNodePool,
+    is_recovering,
+    jump_in_redis,
+    leased_in,
+)
 from tests.faults.databases import Store
 from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
 
 FORWARD, BACK = signal.SIGUSR1, signal.SIGUSR2
 HOUR_SECONDS = 3600
-HOUR_MS = 1000 * HOUR_SECONDS
-LEASE_SECONDS = 1.5
-
+NODE_TIMEOUT_SECONDS = scale(2)
+"""A node that stands still for so long on a slow machine is recorded as lost."""
 
 JUMPING = {"DJANGO_SETTINGS_MODULE": "tests.faults.jumping_settings"}
 
@@ -48,7 +55,7 @@ def elsewhere(servers: Servers, store: Store) -> LiveServer:
         folder=store.folder,
         command="sweep_idle_connections",
         arguments=("--interval", "0.2"),
-        config={**QUICK, "node__node_timeout_seconds": 2},
+        config={**QUICK, "node__node_timeout_seconds": NODE_TIMEOUT_SECONDS},
         environment={**store.environment, **JUMPING},
         is_ready=False,
     )
@@ -73,7 +80,7 @@ async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
                 seconds = HOUR_SECONDS if jump is FORWARD else -HOUR_SECONDS
                 elsewhere.environment["CLOCK_JUMPED_SECONDS"] = str(seconds)
             # Long enough for a silent node to be recorded as lost.
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(NODE_TIMEOUT_SECONDS + 0.5)
             for connection in before:
                 await assert_alive(connection)
             # Only the limits end connections, one for each new one.
@@ -108,103 +115,104 @@ def find_ended(connections: list[ClientConnection]) -> list[int]:
     return [one.close_code for one in connections if one.close_code is not None]
 
 
-class Shelf:
-    """A node's pool, and control over the clock of its Redis."""
+class PoolRedis:
+    """A Redis with the slots, and control over its clock."""
 
-    def __init__(self, redis_process: RedisProcess, *, max_total: int = 100) -> None:
-        self._redis = redis_process
-        self.pool = RedisPool(
-            redis_process.url,
-            bus=RedisBus(redis_process.url, node_id="n"),
-            max_total=max_total,
-            lease_seconds=LEASE_SECONDS,
-        )
+    def __init__(self, server: RedisProcess) -> None:
+        self._server = server
+        self.lose_slots = server.flush
 
-    def slot(self, name: str) -> Slot:
-        return Slot(
-            connection_id=name,
-            client_id=f"client of {name}",
-            node_id="n",
-            opened_at=1_700_000_000,
-            limit=5,
-        )
+    def make_pool(self, node_id: str, **options: Any) -> NodePool:
+        return RedisNodePool(self._server.url, node_id, **options)
 
-    def jump(self, milliseconds: int) -> None:
-        """Make the clock of Redis jump by moving all stored times the other way."""
-        with self._redis.connect() as client:
-            for name in ("leases", "tombs"):
-                key = f"{{orchestra:pool}}:{name}"
-                for member, score in client.zrange(key, 0, -1, withscores=True):
-                    client.zadd(key, {member: score - milliseconds})
-            state = "{orchestra:pool}:state"
-            until = client.hget(state, "recovering_until")
-            if until:
-                client.hset(state, "recovering_until", int(until) - milliseconds)
+    def leased(self) -> set[str]:
+        return leased_in(self._server)
+
+    def jump(self, seconds: int) -> None:
+        """Make its clock jump by moving all stored times the other way."""
+        jump_in_redis(self._server, seconds)
+
+
+@pytest.fixture(scope="module")
+def pool_postgres(postgres_server: PostgresProcess) -> PoolDatabase:
+    return PoolDatabase(postgres_server, "clock")
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def slots(request: pytest.FixtureRequest) -> PoolRedis | PoolDatabase:
+    """What has the slots; it holds none, and its pool is exact or recovers."""
+    if request.param == "redis":
+        return PoolRedis(request.getfixturevalue("redis_process"))
+    database: PoolDatabase = request.getfixturevalue("pool_postgres")
+    database.empty()
+    return database
 
 
 @pytest.fixture
-async def make_shelf(
-    redis_process: RedisProcess,
-) -> AsyncIterator[Callable[..., Shelf]]:
-    async with contextlib.AsyncExitStack() as stack:
+async def make_pool(
+    slots: PoolRedis | PoolDatabase,
+) -> AsyncIterator[Callable[..., NodePool]]:
+    made: list[NodePool] = []
 
-        def make(**options: int) -> Shelf:
-            shelf = Shelf(redis_process, **options)
-            stack.push_async_callback(shelf.pool.close)
-            return shelf
+    def make(node_id: str, **options: Any) -> NodePool:
+        made.append(slots.make_pool(node_id, **options))
+        return made[-1]
 
-        yield make
+    yield make
+    for pool in made:
+        await pool.close()
 
 
-async def test_when_redis_jumps_ahead_every_slot_is_taken_again(
-    make_shelf: Callable[..., Shelf],
+async def test_when_the_store_jumps_ahead_every_slot_is_taken_again(
+    slots: PoolRedis | PoolDatabase, make_pool: Callable[..., NodePool]
 ) -> None:
-    """All leases expire at once; the pool recovers and keeps every slot."""
-    shelf = make_shelf()
-    slots = [shelf.slot(str(number)) for number in range(10)]
-    for slot in slots:
-        await shelf.pool.acquire(slot)
-    shelf.jump(HOUR_MS)
-    renewal = await shelf.pool.renew(slots)
-    assert (renewal.evicted, renewal.lost) == ((), ())
-    assert (await shelf.pool.get_usage()).slots == 10
+    """All leases expire at once; the pool keeps every slot."""
+    pool = make_pool("n")
+    held = await pool.take(*map(str, range(10)), limit=10)
+    slots.jump(HOUR_SECONDS)
+    assert await pool.renew(held) == Renewal()
+    assert (await pool.get_usage()).slots == 10
 
 
-async def test_when_redis_jumps_back_no_lease_lives_for_an_hour(
-    make_shelf: Callable[..., Shelf],
+async def test_when_the_store_jumps_back_no_lease_lives_for_an_hour(
+    slots: PoolRedis | PoolDatabase, make_pool: Callable[..., NodePool]
 ) -> None:
     """The lease of a node that just died ends in time, or one lease later."""
-    dead, alive = make_shelf(max_total=2), make_shelf(max_total=2)
-    await dead.pool.acquire(dead.slot("dead"))
-    held = alive.slot("held")
-    await alive.pool.acquire(held)
-    alive.jump(-HOUR_MS)
-    await alive.pool.renew([held])
+    dead, alive = (
+        make_pool(node_id, max_total=2, lease_seconds=scale(2))
+        for node_id in ("dead", "alive")
+    )
+    await dead.take("dead")
+    held = await alive.take("held")
+    slots.jump(-HOUR_SECONDS)
+    await alive.renew(held)
     with pytest.raises(PoolFull):
-        await alive.pool.acquire(alive.slot("next"))
+        await alive.take("next")
 
     async def is_admitted() -> bool:
-        assert await alive.pool.renew([held]) is not None
+        assert await alive.renew(held) == Renewal()
         try:
-            await alive.pool.acquire(alive.slot("next"))
+            await alive.take("next")
         except PoolFull:
             return False
         return True
 
-    await wait_until(is_admitted, 10)
-    assert (await alive.pool.get_usage()).slots == 2
+    await wait_until(is_admitted, 15)
+    assert slots.leased() == {"held", "next"}
 
 
-async def test_when_redis_jumps_back_a_recovery_ends(
-    make_shelf: Callable[..., Shelf],
+async def test_when_the_store_jumps_back_a_recovery_ends(
+    slots: PoolRedis | PoolDatabase, make_pool: Callable[..., NodePool]
 ) -> None:
     """Until then each node enforces its own limits."""
-    shelf = make_shelf()
-    await shelf.pool.acquire(shelf.slot("first"))
-    shelf.jump(-HOUR_MS)
+    pool = make_pool("n", lease_seconds=60)
+    slots.lose_slots()
+    held = await pool.take("first")
+    assert await is_recovering(pool)
+    slots.jump(-HOUR_SECONDS)
 
     async def is_exact() -> bool:
-        await shelf.pool.renew([shelf.slot("first")])
-        return not (await shelf.pool.get_usage()).is_recovering
+        await pool.renew(held)
+        return not await is_recovering(pool)
 
     await wait_until(is_exact, 10)

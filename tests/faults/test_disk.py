@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.faults.disks import Disk, FileSizeLimit, may_mount, mounted
 from tests.faults.health import read_health, wait_for_status
 from tests.integration.echo import QUICK, assert_alive, open_echo, opened, read_rows
@@ -33,7 +34,7 @@ def disk(
 
 
 def start(servers: Servers, folder: Path) -> LiveServer:
-    config = {**QUICK, "node__node_timeout_seconds": 1}
+    config = {**QUICK, "node__node_timeout_seconds": scale(1)}
     return servers.start(folder=folder, config=config)
 
 

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from connections.testing import Servers, wait_until
+from connections.testing.waiting import scale
 from tests.faults.chaos import Chaos
 from tests.faults.history import History, Record
 from tests.faults.stores import (
@@ -174,5 +175,5 @@ async def test_limits_that_are_not_shared_are_found(
         nodes=2,
         config={"allow_unshared_limits": "true"},
     )
-    history = await chaos.run(8)
+    history = await chaos.run(scale(4))
     assert any("over its limit" in one for one in history.find_violations())

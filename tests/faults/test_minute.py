@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from connections.testing import Servers, read_close, wait_until
+from connections.testing.waiting import scale
 from tests.faults.databases import Store
 from tests.faults.health import wait_for_status
 from tests.integration.cluster import count_live
@@ -15,14 +16,14 @@ from tests.integration.redis_process import RedisProcess
 DATABASE_SECONDS, REDIS_SECONDS = 60, 30
 CONFIG = {
     **QUICK,
-    "node__node_timeout_seconds": 3,
+    "node__node_timeout_seconds": scale(3),
     "reauthorise_seconds": 1,
     "max_connections_per_client": 3,
 }
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(150)
 async def test_a_minute_without_the_database_and_half_of_it_without_redis(
     servers: Servers, postgres_store: Store, redis_process: RedisProcess
 ) -> None:
@@ -49,7 +50,7 @@ async def test_a_minute_without_the_database_and_half_of_it_without_redis(
         """Connect with a known credential, send a message and close."""
         nonlocal passed
         for server in pair:
-            async with open_echo(server, bob, open_timeout=20) as passing:
+            async with open_echo(server, bob, open_timeout=scale(20)) as passing:
                 await assert_alive(passing)
             passed += 1
 

@@ -9,12 +9,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
+from connections.testing.waiting import scale
 from tests.faults.health import wait_for_status
 from tests.integration.cluster import count_live, start_pair
 from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.redis_process import RedisProcess
 
-LEASE_SECONDS = 3
+LEASE_SECONDS = scale(3)
 CONFIG = {**QUICK, "node__lease_seconds": LEASE_SECONDS}
 
 
@@ -95,7 +96,7 @@ async def test_without_redis_each_node_limits_its_own(
         for server in pair:
             await wait_for_status(server, 200, "ok")
         for connection in (*here[1:], *late_here):
-            assert (await read_close(connection, 2 * LEASE_SECONDS))[0] == 4005
+            assert (await read_close(connection))[0] == 4005
         for connection in late_there:
             await assert_alive(connection)
 
@@ -177,6 +178,6 @@ async def closing_of_some(
     def ended() -> list[ClientConnection]:
         return [one for one in connections if one.close_code is not None]
 
-    await wait_until(ended, 2 * LEASE_SECONDS)
+    await wait_until(ended)
     await asyncio.sleep(1)
     return ended()

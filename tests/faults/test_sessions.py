@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess
 from tests.integration.session_client import (
@@ -164,7 +165,7 @@ async def cross(pages: list[SessionClient], store: Store) -> None:
         await wait_until(lambda: store.ask(waiting) == [(1,)])
         for page in (high, low):
             await page.say({"text": "in one commit"})
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(scale(0.25))
         await holding.execute(LOCK, [high.session_id])
         await gating.rollback()
         # The commit has locked the lower session, and waits for the higher.

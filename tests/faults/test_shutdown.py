@@ -18,12 +18,16 @@ from connections.testing import (
     read_close,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.faults.databases import Store
 from tests.integration.echo import QUICK
 from tests.integration.redis_process import RedisProcess
 from tests.integration.session_client import SessionClient
 
-GRACE_SECONDS = 3
+GRACE_SECONDS = scale(1.5)
+EXIT_SECONDS = 28
+"""The time for the exit: the grace, and what ends a process that is stuck."""
+
 CONFIG = {
     **QUICK,
     "anonymous": "true",
@@ -32,7 +36,8 @@ CONFIG = {
     "sessions__max_open_streams": 100,
     "sessions__max_open_streams_per_client": 1000,
     "drain__grace_seconds": GRACE_SECONDS,
-    "node__node_timeout_seconds": 2,
+    # A node that stands still for so long on a slow machine is recorded as lost.
+    "node__node_timeout_seconds": scale(1),
 }
 ENDLESS = {"text": "count", "count": 10_000, "pause_seconds": 0.05}
 
@@ -95,7 +100,11 @@ async def test_sigterm_in_the_middle_of_everything(
     await talking.connect(server)
     chatter = asyncio.create_task(talk(talking))
     connections: list[ClientConnection] = [
-        await connect(f"{server.ws_url}/json/", origin=Origin(server.url))
+        await connect(
+            f"{server.ws_url}/json/",
+            origin=Origin(server.url),
+            open_timeout=scale(20),
+        )
         for _ in range(5)
     ]
     stuck = await open_raw(server.port, "/stuck/")
@@ -112,7 +121,7 @@ async def test_sigterm_in_the_middle_of_everything(
         postgres.pause()
         redis_process.pause()
     server.signal(signal.SIGTERM)
-    assert await asyncio.to_thread(server.wait, GRACE_SECONDS + 25) == 0
+    assert await asyncio.to_thread(server.wait, EXIT_SECONDS) == 0
     for connection in connections:
         assert await read_close(connection) == (4200, "draining")
     for page in (listening, talking):

@@ -8,6 +8,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
+from connections.testing.waiting import scale
 from tests.faults.databases import Store
 from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.session_client import SessionClient
@@ -31,7 +32,7 @@ async def measure(connection: ClientConnection, times: list[float]) -> None:
 
 async def is_served(server: LiveServer, token: str) -> bool:
     """Connect; return True if served, False if closed with 4104."""
-    connection = await open_echo(server, token, open_timeout=20)
+    connection = await open_echo(server, token, open_timeout=scale(20))
     try:
         await assert_alive(connection)
     except ConnectionClosed:

@@ -23,6 +23,7 @@ from django.contrib.auth import get_user_model
 
 from connections.alerts.runbook import read_commands
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.connections.login import log_in
 from tests.faults.health import read_health
 from tests.integration.browser import open_browser
@@ -42,9 +43,10 @@ RULES = [
 
 CONFIG: dict[str, Any] = {
     "node__beat_seconds": 0.2,
-    "node__lease_seconds": 3,
-    "node__node_timeout_seconds": 2,
-    "node__database_timeout_seconds": 2,
+    # What stands still for so long on a slow machine would raise an alert.
+    "node__lease_seconds": scale(3),
+    "node__node_timeout_seconds": scale(2),
+    "node__database_timeout_seconds": scale(2),
     "alerts": json.dumps(RULES),
 }
 
@@ -104,7 +106,7 @@ class Desk:
             f"{self.server.url}{DASHBOARD}panels/?{QUERY}",
             headers={"Cookie": f"sessionid={self.session}"},
         )
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=scale(PATIENCE_SECONDS)) as answer:
             panels = json.load(answer)["html"]
         text = re.sub(r"<[^>]*>", " ", " ".join(panels.values()))
         return " ".join(html.unescape(text).split())
@@ -129,9 +131,12 @@ class Desk:
     def _run(self, command: str) -> str:
         if command.startswith("manage.py "):
             return self.server.call(*shlex.split(command)[1:])
-        command = command.replace("localhost:8000", f"127.0.0.1:{self.server.port}")
         done = subprocess.run(
-            ["sh", "-c", command], capture_output=True, text=True, check=False
+            ["sh", "-c", command],
+            env={**os.environ, "PORT": str(self.server.port)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.stdout + done.stderr
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from connections.testing import LiveServer, read_close, wait_until
+from connections.testing.waiting import scale
 from tests.incidents.desk import (
     CONFIG,
     Desk,
@@ -18,6 +19,9 @@ from tests.integration.echo import assert_alive, freeze, open_echo, opened
 from tests.integration.redis_process import RedisProcess
 from tests.project import ProjectServers
 
+GRACE_SECONDS = round(scale(4))
+"""How long staff can see that a node drains."""
+
 
 class Cluster:
     """Two nodes, a sweeper, their Redis, and staff who look through the second."""
@@ -27,9 +31,9 @@ class Cluster:
         self.first, self.second = servers.start_pair(
             config={
                 **CONFIG,
-                "drain__grace_seconds": 4,
+                "drain__grace_seconds": GRACE_SECONDS,
                 # A picture of the drain takes longer to take than the drain.
-                "drain__delay_seconds": 10 if takes_pictures() else 2,
+                "drain__delay_seconds": 10 if takes_pictures() else scale(2),
             },
             environment=make_environment(REDIS_URL=self.redis.url),
             arguments=("--no-sweeper",),
@@ -127,7 +131,8 @@ async def test_a_deploy(cluster: Cluster) -> None:
             dashboard=rf"draining draining node {name}: \d connections? left, new one",
         )
         await desk.take_pictures("deploy")
-        log = r"The node drains: 1 connection to hand over within 4 s"
+        handover = f"1 connection to hand over within {GRACE_SECONDS} s"
+        log = f"The node drains: {handover}"
         await desk.wait_named("deploy", log=log)
         assert (await read_close(page))[0] == 4200
     assert cluster.first.wait() == 0

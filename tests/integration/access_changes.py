@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 
@@ -180,7 +181,7 @@ class AccessChangeProcess:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=scale(10))
 
     def apply(self, name: str, *arguments: Any) -> Any:
         """Apply a change; return the result of apply()."""

@@ -45,6 +45,7 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
 async def _answer(scope: Message, receive: Receive, send: Send) -> None:
     path = scope["path"]
     if path == "/slow":
+        seen.append("slow request")
         await asyncio.sleep(1)
     if path == "/body":
         size = 0

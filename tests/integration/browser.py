@@ -14,6 +14,7 @@ from playwright.async_api import (
 )
 
 from connections.testing import wait_until
+from connections.testing.waiting import scale
 from tests.integration.services import find_program
 
 PASSWORD = "correct horse battery"
@@ -28,14 +29,14 @@ _ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-_PATIENCE_MS = 30_000
+_PATIENCE_MS = 15_000
 
 
 @contextlib.asynccontextmanager
 async def open_browser(*arguments: str) -> AsyncIterator[Browser]:
     """Start Chromium with further arguments, and close it on exit."""
     path = find_program("chromium")
-    expect.set_options(timeout=_PATIENCE_MS)
+    expect.set_options(timeout=scale(_PATIENCE_MS))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path, args=[*_ARGUMENTS, *arguments]
@@ -85,7 +86,7 @@ class Person:
     async def open_tab(self, path: str = "/") -> "Tab":
         """Open one more tab."""
         page = await self.context.new_page()
-        page.set_default_timeout(_PATIENCE_MS)
+        page.set_default_timeout(scale(_PATIENCE_MS))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda message: self._record(message.type, message.text))
         await page.goto(self._server.url + path)
@@ -142,11 +143,11 @@ class Tab:
         return shown
 
     async def wait_for_text(self, length: int) -> None:
-        """Wait until a streaming answer has `length` characters."""
+        """Wait until an answer, which may be whole by then, has `length` characters."""
 
         async def is_long() -> bool:
             return any(
-                one.state == "streaming" and len(one.text) >= length
+                one.sender == "server" and len(one.text) >= length
                 for one in await self.read()
             )
 

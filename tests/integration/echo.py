@@ -14,7 +14,11 @@ from connections.testing import LiveServer
 from connections.testing.waiting import scale
 
 ECHO = "/ws/echo/"
-QUICK: dict[str, Any] = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
+QUICK: dict[str, Any] = {
+    "node__beat_seconds": 0.1,
+    # A node that stands still for so long on a slow machine would lose its slots.
+    "node__lease_seconds": scale(2),
+}
 """Beats and leases short enough for a test to wait for."""
 
 
@@ -26,7 +30,7 @@ def open_echo(server: LiveServer, token: str | None, **options: Any) -> connect:
 async def assert_alive(connection: ClientConnection) -> None:
     """Check that the server echoes a message."""
     await connection.send("ping")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(scale(30)):
         assert await connection.recv() == "ping"
 
 

@@ -139,7 +139,7 @@ def _is_ignored(path: str, patterns: list[str]) -> bool:
 
 def _is_live(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=2):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=scale(2)):
             return True
     except OSError:
         return False

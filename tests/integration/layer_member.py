@@ -43,7 +43,7 @@ class Member:
 
     async def _read(self) -> None:
         while True:
-            self.messages.append(await self.layer.receive(self.channel))
+            self.messages.append(await self.layer.receive_any(self.channel))
 
 
 async def send_until_heard(

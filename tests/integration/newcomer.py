@@ -8,6 +8,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from connections.testing import free_port
+from connections.testing.waiting import scale
 from tests.pages import read_blocks, read_files
 from tests.project import ROOT
 
@@ -38,7 +39,7 @@ class Newcomer:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=scale(30),
         )
 
     def start(self, line: str) -> subprocess.Popen[bytes]:
@@ -67,12 +68,13 @@ class Newcomer:
         return self._log.read_text()
 
     def get(self, path: str) -> int:
-        """Return the HTTP status of a page."""
-        http = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        """Read a page whole, as browsers do, and return its HTTP status."""
+        http = HTTPConnection("127.0.0.1", self.port, timeout=scale(20))
         http.request("GET", path)
-        status = http.getresponse().status
+        response = http.getresponse()
+        response.read()
         http.close()
-        return status
+        return response.status
 
     def is_serving(self) -> bool:
         """Return whether a server answers on the port."""
@@ -83,7 +85,7 @@ class Newcomer:
 
     def make_project(self, text: str) -> None:
         """Run the first commands of a page, and write its files."""
-        install, start = read_blocks(text, "sh")[0].splitlines()
+        *_, install, start = read_blocks(text, "sh")[0].splitlines()
         assert install.startswith("pip install ")
         assert self.run(start).returncode == 0
         self.folder /= "mysite"

@@ -29,8 +29,8 @@ class Nginx:
         self._configuration = folder / "nginx.conf"
         self._process: subprocess.Popen[bytes] | None = None
         changes = {
-            "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
-            "listen [::]:443 ssl;": "",
+            "listen 443 ssl http2;": f"listen 127.0.0.1:{self.port} ssl http2;",
+            "listen [::]:443 ssl http2;": "",
             "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
             "listen [::]:80;": "",
             "127.0.0.1:8001": f"127.0.0.1:{upstream[0]}",
@@ -55,7 +55,9 @@ class Nginx:
     def check(self) -> None:
         """Check the configuration by nginx itself."""
         command = (self._program, "-t", "-c", self._configuration)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=scale(30)
+        )
         assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
@@ -75,7 +77,7 @@ class Nginx:
         """Stop nginx and its workers."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(scale(10))
 
 
 @contextlib.contextmanager

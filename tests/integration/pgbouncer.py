@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psycopg
 
-from connections.testing import free_port
+from connections.testing.waiting import scale
+from tests.integration.ports import hold_port
 from tests.integration.services import PostgresProcess, find_program
 
 
@@ -18,7 +19,7 @@ class PgBouncer:
 
     def __init__(self, postgres: PostgresProcess, *settings: str) -> None:
         program = find_program("pgbouncer", "/usr/sbin")
-        self.port = free_port()
+        self.port = hold_port(self)
         self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
         file = self._folder / "pgbouncer.ini"
         lines = [
@@ -54,12 +55,12 @@ class PgBouncer:
 
     def answers(self, database: str) -> bool:
         try:
-            psycopg.connect(self.url(database), connect_timeout=2).close()
+            psycopg.connect(self.url(database), connect_timeout=round(scale(2))).close()
         except psycopg.OperationalError:
             return False
         return True
 
     def remove(self) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(scale(10))
         shutil.rmtree(self._folder, ignore_errors=True)

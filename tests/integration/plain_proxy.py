@@ -57,7 +57,7 @@ def run_plain_proxy(
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(scale(10))
 
 
 def _accepts(port: int) -> bool:

@@ -18,7 +18,9 @@ class RedisCluster:
     """Six processes; a primary that is killed is failed over to its replica."""
 
     def __init__(self) -> None:
-        self.nodes = [RedisProcess.clustered(timeout_ms=1500) for _ in range(6)]
+        # A node that stands still for so long on a slow machine is failed over.
+        timeout_ms = round(scale(1500))
+        self.nodes = [RedisProcess.clustered(timeout_ms=timeout_ms) for _ in range(6)]
 
     @property
     def url(self) -> str:

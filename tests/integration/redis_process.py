@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from connections.testing import free_port
 from connections.testing.waiting import scale
+from tests.integration.ports import hold_port
 
 _START_SECONDS = 10
 
@@ -22,26 +22,25 @@ _START_SECONDS = 10
 class RedisProcess:
     """One redis-server on its own port, without files."""
 
-    def __init__(self, *arguments: str, password: str = "") -> None:
-        self.port = free_port()
-        self.bus_port = 0
+    def __init__(
+        self, *arguments: str, password: str = "", has_bus: bool = False
+    ) -> None:
+        self.port = hold_port(self)
+        # By default the bus has a port 10,000 above, and there may be none.
+        self.bus_port = hold_port(self) if has_bus else 0
         self._password = password
         credential = f":{password}@" if password else ""
         self.url = f"redis://{credential}127.0.0.1:{self.port}/0"
-        self._arguments: Sequence[str] = (*arguments, "--requirepass", password)
+        bus = ("--cluster-port", str(self.bus_port)) if has_bus else ()
+        self._arguments: Sequence[str] = (*arguments, *bus, "--requirepass", password)
         self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def clustered(cls, *, timeout_ms: int = 5000) -> "RedisProcess":
         """Return a node of a cluster; it owns no hash slots."""
-        # By default the bus has a port 10,000 above, and there may be none.
-        bus_port = free_port()
-        port = ("--cluster-port", str(bus_port))
         timeout = ("--cluster-node-timeout", str(timeout_ms))
-        process = cls("--cluster-enabled", "yes", *timeout, *port)
-        process.bus_port = bus_port
-        return process
+        return cls("--cluster-enabled", "yes", *timeout, has_bus=True)
 
     def start(self) -> "RedisProcess":
         """Start the server and wait until it answers."""
@@ -71,7 +70,9 @@ class RedisProcess:
 
     def connect(self) -> redis.Redis:
         """Return a client for inspection."""
-        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=5)
+        return redis.Redis.from_url(
+            self.url, decode_responses=True, socket_timeout=scale(5)
+        )
 
     def flush(self) -> None:
         """Remove all keys and scripts."""

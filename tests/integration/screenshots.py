@@ -22,6 +22,7 @@ from typing import Any
 from playwright.async_api import Browser, Page
 
 from connections.testing import TEXT, LiveServer, build_frame, build_request
+from connections.testing.waiting import scale
 from tests.integration.browser import open_browser
 from tests.project import ROOT, make_server
 
@@ -279,7 +280,7 @@ def _fetch(server: LiveServer, session: str) -> tuple[float, int]:
     headers = {"Cookie": f"sessionid={session}", "Accept-Encoding": "gzip"}
     request = urllib.request.Request(server.url + URL, headers=headers)
     began = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=scale(60)) as answer:
         return time.perf_counter() - began, len(answer.read())
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import redis
 
-from connections.testing import free_port
 from connections.testing.waiting import scale
+from tests.integration.ports import hold_port
 from tests.integration.redis_process import RedisProcess, find_redis_server
 
 SERVICE = "main"
@@ -21,7 +21,7 @@ class Sentinels:
         self.primary = RedisProcess("--repl-diskless-sync-delay", "0").start()
         replicates = ("--replicaof", "127.0.0.1", str(self.primary.port))
         self.replica = RedisProcess(*replicates).start()
-        self._ports = [free_port() for _ in range(3)]
+        self._ports = [hold_port(self) for _ in range(3)]
         self._processes = [self._start(folder, port) for port in self._ports]
 
     @property
@@ -62,7 +62,8 @@ class Sentinels:
         file.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {own}\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary.port} {_QUORUM}\n"
-            f"sentinel down-after-milliseconds {SERVICE} {round(scale(1000))}\n"
+            # A primary that stands still for so long on a slow machine is replaced.
+            f"sentinel down-after-milliseconds {SERVICE} {round(scale(2000))}\n"
             f"sentinel failover-timeout {SERVICE} {round(scale(4000))}\n"
         )
         return subprocess.Popen(

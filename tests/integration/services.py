@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from connections.testing import StartFailed, free_port
+from connections.testing import StartFailed
 from connections.testing.waiting import scale
+from tests.integration.ports import hold_port
 
 _START_SECONDS = 60
 _USER = "orchestra"
@@ -29,8 +30,9 @@ class PostgresProcess:
     unless that is measured: what is tested is our side of an outage, not the disk's.
     """
 
-    def __init__(self, *, is_synced: bool = False) -> None:
-        self.port = free_port()
+    def __init__(self, *, is_synced: bool = False, most_connections: int = 40) -> None:
+        self.port = hold_port(self)
+        self._most = most_connections
         self._fsync = "on" if is_synced else "off"
         self._initdb = find_program("initdb", "/usr/lib/postgresql/*/bin")
         self._postgres = self._initdb.with_name("postgres")
@@ -73,7 +75,12 @@ class PostgresProcess:
                     *(self._postgres, "-D", self._folder / "cluster"),
                     *("-p", str(self.port), "-c", "listen_addresses=127.0.0.1"),
                     *("-k", self._folder, "-c", f"fsync={self._fsync}"),
-                    *("-c", "max_connections=40", "-c", "shared_buffers=16MB"),
+                    *(
+                        "-c",
+                        f"max_connections={self._most}",
+                        "-c",
+                        "shared_buffers=16MB",
+                    ),
                 ],
                 cwd=self._folder,
                 stdout=log,
@@ -98,7 +105,9 @@ class PostgresProcess:
 
     def connect(self, database: str) -> psycopg.Connection:
         """Return a connection for inspection."""
-        return psycopg.connect(self.url(database), connect_timeout=5, autocommit=True)
+        return psycopg.connect(
+            self.url(database), connect_timeout=round(scale(5)), autocommit=True
+        )
 
     def create_database(self, name: str, template: str = "template1") -> str:
         """Create a database, empty or from a template; return its URL."""

@@ -17,8 +17,9 @@ from connections.testing.waiting import scale
 
 SESSION_CONFIG: dict[str, object] = {
     "node__beat_seconds": 0.2,
-    "node__lease_seconds": 3,
-    "node__node_timeout_seconds": 2,
+    # A node that stands still for so long on a slow machine would lose its clients.
+    "node__lease_seconds": scale(1.5),
+    "node__node_timeout_seconds": scale(1),
     "sessions__position_seconds": 0.5,
     "drain__grace_seconds": 4,
 }
@@ -84,7 +85,7 @@ class SessionClient:
                 Subprotocol(f"bearer.{self.token}"),
             ],
             max_size=None,
-            open_timeout=20,
+            open_timeout=scale(20),
         )
         seen = len(self.hellos)
         self.close_code = None
@@ -131,6 +132,7 @@ class SessionClient:
         """Wait until a condition on the received messages holds."""
         async with asyncio.timeout(scale(seconds)):
             while not condition():
+                self._raise_fault()
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -158,6 +160,12 @@ class SessionClient:
             offset: entry["data"]["text"]
             for offset, entry in sorted(self.entries.items())
         }
+
+    def _raise_fault(self) -> None:
+        """Raise what ended the reading, if a message broke the protocol."""
+        reading = self._reading
+        if reading is not None and reading.done() and not reading.cancelled():
+            reading.result()
 
     async def _send(self, message_id: str, payload: Any) -> None:
         text = json.dumps({"type": "message", "id": message_id, "data": payload})

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 from tests.integration.browser import PASSWORD
 from tests.integration.nginx import Nginx, open_to_workers
 from tests.project import ROOT, make_server
@@ -98,7 +99,7 @@ class Visitor:
             origin=Origin(self._site.url),
             additional_headers={"Cookie": self._cookie},
             local_addr=(self.address, 0),
-            **options,
+            **({"open_timeout": scale(20)} | options),
         )
 
     @property
@@ -113,7 +114,7 @@ class Visitor:
             self._site.nginx.port,
             context=self._site.tls,
             source_address=(self.address, 0),
-            timeout=30,
+            timeout=scale(30),
         )
         with contextlib.closing(connection):
             connection.request(method, path, body, headers)

@@ -12,6 +12,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.layers import LAYERS, find_layer
 from benchmarks.measures import CONTENDERS_OF, MEASURES, QUICK_CONTENDERS
 from benchmarks.targets import TARGETS
+from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import ROOT
@@ -28,7 +29,7 @@ def run_benchmarks(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=scale(85),
         check=False,
     )
 

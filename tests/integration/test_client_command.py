@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 from tests.integration.echo import QUICK
 from tests.project import ROOT, ProjectServers
 
@@ -51,7 +52,7 @@ async def read_until(process: Process, text: str) -> str:
     """Return the output up to and including a line with a text."""
     output = ""
     assert process.stderr is not None
-    async with asyncio.timeout(_SECONDS):
+    async with asyncio.timeout(scale(_SECONDS)):
         while text not in output:
             line = await process.stderr.readline()
             assert line, output
@@ -66,7 +67,7 @@ async def read_errors(process: Process) -> bytes:
 
 
 async def wait(process: Process) -> int:
-    async with asyncio.timeout(_SECONDS):
+    async with asyncio.timeout(scale(_SECONDS)):
         return await process.wait()
 
 
@@ -122,6 +123,5 @@ async def test_without_websockets_the_extra_is_named(
     assert await wait(client) == 1
     output = (await read_errors(client)).decode()
     assert output == (
-        "connections.client: websockets is needed:"
-        " pip install 'orchestra-websocket[client]'\n"
+        "connections.client: websockets is needed: pip install websockets\n"
     )

@@ -15,7 +15,7 @@ from tests.project import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_no_case_of_the_suite_fails(tmp_path: Path) -> None:
     """
     `serve` does all that RFC 6455 and RFC 7692 ask for.

@@ -16,6 +16,7 @@ from playwright.async_api import Browser, Page
 from websockets.asyncio.client import ClientConnection, connect
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
+from connections.testing.waiting import scale
 from tests.integration.browser import open_browser
 from tests.project import make_server
 
@@ -29,7 +30,7 @@ ENVIRONMENT = {
     # Sessions are created before their server.
     "SECRET_KEY": "known to all servers of this module, and nowhere else",
 }
-_PATIENCE_MS = 30_000
+_PATIENCE_MS = 15_000
 
 STAFF = {
     "root": None,
@@ -80,6 +81,7 @@ class Desk:
                 f"{self.server.ws_url}/ws/echo/",
                 additional_headers={"Authorization": f"Bearer {token}"},
                 user_agent_header=EVIL_AGENT,
+                open_timeout=scale(20),
             )
             self.clients.setdefault(client, []).append(opened)
 
@@ -89,7 +91,7 @@ class Desk:
         """Open a page as a member of staff, under the strict policy."""
         options = {"viewport": {"width": 1280, "height": 900}, **options}
         context = await browser.new_context(**options)
-        context.set_default_timeout(_PATIENCE_MS)
+        context.set_default_timeout(scale(_PATIENCE_MS))
         session = self.sessions[name]
         await context.add_cookies(
             [{"name": "sessionid", "value": session, "url": self.server.url}]
@@ -253,7 +255,7 @@ async def test_actions_on_one_node_reach_the_other(
 
 def read_ready(server: LiveServer) -> httpx.Response:
     """Return the answer of /readyz."""
-    return httpx.get(f"{server.url}/readyz")
+    return httpx.get(f"{server.url}/readyz", timeout=scale(20))
 
 
 async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import pytest
 import yaml
 from django.contrib.auth.models import User
@@ -25,6 +26,7 @@ from websockets.typing import Origin
 from connections.config.loader import WebSocketConfig
 from connections.testing import Servers, free_port, wait_until
 from connections.testing.waiting import scale
+from connections.workers.parent import MARGIN_SECONDS
 from tests.integration.browser import PASSWORD
 from tests.integration.echo import assert_alive, read_rows
 from tests.integration.nginx import SITE, Nginx, open_to_workers
@@ -36,23 +38,26 @@ DEPLOY = ROOT / "deploy"
 SCRIPTS = str(Path(sys.executable).parent)
 OWN_THREADS = 60
 """Threads of a node beside those of its HTTP requests: 14 were measured."""
-FLUSH_SECONDS = 5
-"""The time a stop may take in addition to the drain."""
+END_SECONDS = 5
+"""The time the parent has to end after it has killed a worker that hangs."""
 
 
 def run(*command: str | Path, **options: Any) -> str:
     """Run a tool; return its output, and fail on a non-zero exit code."""
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, **options
+        command, capture_output=True, text=True, timeout=scale(30), **options
     )
     output: str = done.stdout + done.stderr
     assert done.returncode == 0, output
     return output
 
 
-def drain_seconds() -> float:
-    drain = WebSocketConfig().drain
-    return drain.delay_seconds + drain.grace_seconds + FLUSH_SECONDS
+def stop_seconds() -> float:
+    """Return how long a stop may take where a worker hangs."""
+    config = WebSocketConfig()
+    drain_seconds = config.drain.delay_seconds + config.drain.grace_seconds
+    worker_seconds = config.handshake.timeout_seconds + drain_seconds + MARGIN_SECONDS
+    return worker_seconds + END_SECONDS
 
 
 @pytest.fixture
@@ -84,10 +89,10 @@ def test_the_units_are_hardened(name: str) -> None:
     run(program, "security", "--offline=true", "--threshold=20", unit)
 
 
-def test_systemd_waits_for_a_drain() -> None:
+def test_systemd_waits_for_a_worker_that_does_not_drain() -> None:
     lines = (DEPLOY / "systemd" / "orchestra@.service").read_text().splitlines()
     (stop,) = (line for line in lines if line.startswith("TimeoutStopSec="))
-    assert int(stop.partition("=")[2]) >= drain_seconds()
+    assert int(stop.partition("=")[2]) >= stop_seconds()
 
 
 async def test_the_unit_has_room_for_the_threads_of_a_node(servers: Servers) -> None:
@@ -138,11 +143,11 @@ def test_the_compose_file_is_valid() -> None:
     run(program, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
 
 
-def test_compose_waits_for_a_drain() -> None:
+def test_compose_waits_for_a_worker_that_does_not_drain() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name in ("server-1", "server-2"):
         grace = services[name]["stop_grace_period"]
-        assert int(grace.removesuffix("s")) >= drain_seconds()
+        assert int(grace.removesuffix("s")) >= stop_seconds()
 
 
 def find_variables(text: str) -> dict[str, str]:
@@ -162,6 +167,16 @@ def test_compose_migrates_and_creates_the_first_admin() -> None:
     assert {*node} < {*admin["environment"]}
     assert {"EMAIL_HOST", "SERVER_EMAIL", "WEBSOCKET__ALERT_RECIPIENTS"} < {*node}
     assert "DJANGO_SUPERUSER_PASSWORD" in read_environment()
+
+
+def test_compose_migrates_before_a_deploy() -> None:
+    """A node that starts alone (--no-deps) does not start the service `migrate`."""
+    header = (DEPLOY / "compose.yaml").read_text().partition("name:")[0]
+    build, migrate, replace = (
+        header.index(command)
+        for command in (".yaml build", "run --rm migrate", "--no-deps server-1")
+    )
+    assert build < migrate < replace
 
 
 def test_units_start_after_a_reboot() -> None:
@@ -277,18 +292,29 @@ def test_autoscaling_drains_one_node_after_the_other() -> None:
     assert f'"{name}"' in (ROOT / "connections" / "views" / "series.py").read_text()
 
 
-def test_kubernetes_waits_for_a_drain() -> None:
-    text = (DEPLOY / "kubernetes" / "orchestra.yaml").read_text()
+def read_pod() -> Any:
+    """Return the pod of a node in Kubernetes."""
     nodes = next(
         one
-        for one in yaml.safe_load_all(text)
+        for one in read_kubernetes("orchestra.yaml")
         if one["kind"] == "Deployment" and one["metadata"]["name"] == "orchestra"
     )
-    pod = nodes["spec"]["template"]["spec"]
+    return nodes["spec"]["template"]["spec"]
+
+
+def test_kubernetes_waits_for_a_worker_that_hangs() -> None:
+    """/readyz waits a second for its report; the default of a probe is a second too."""
+    (container,) = read_pod()["containers"]
+    for name in ("readinessProbe", "livenessProbe", "startupProbe"):
+        assert container[name]["timeoutSeconds"] >= 5
+
+
+def test_kubernetes_waits_for_a_worker_that_does_not_drain() -> None:
+    pod = read_pod()
     (container,) = pod["containers"]
     command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
     assert command == "sleep"
-    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + drain_seconds()
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + stop_seconds()
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
@@ -358,10 +384,16 @@ async def test_nginx_carries_connections_to_a_node_that_serves(
                 origin=Origin(f"https://127.0.0.1:{nginx.port}"),
                 additional_headers={"Authorization": f"Bearer {token}"},
                 local_addr=("127.0.0.9", 0),
+                open_timeout=scale(20),
             ) as connection:
                 await assert_alive(connection)
         assert answers(nginx.port, context, "/metrics") == 404
         assert answers(nginx.port, context, "/admin/login/") == 200
+        async with httpx.AsyncClient(
+            http2=True, verify=context, timeout=scale(20)
+        ) as http:
+            page = await http.get(f"https://127.0.0.1:{nginx.port}/admin/login/")
+        assert (page.status_code, page.http_version) == (200, "HTTP/2")
     finally:
         nginx.stop()
     await wait_until(
@@ -379,7 +411,7 @@ def answers(port: int, context: ssl.SSLContext, path: str) -> int:
     """Return the HTTP status of a path, or 0 without an answer."""
     try:
         url = f"https://127.0.0.1:{port}{path}"
-        with urllib.request.urlopen(url, timeout=5, context=context) as response:
+        with urllib.request.urlopen(url, timeout=scale(5), context=context) as response:
             return int(response.status)
     except urllib.error.HTTPError as exc:
         exc.close()

@@ -10,6 +10,7 @@ import websockets
 from websockets.typing import Origin, Subprotocol
 
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 from tests.drop_in.editions import EDITIONS
 from tests.project import ProjectServers
 
@@ -43,12 +44,12 @@ def reach(
         f"{server.ws_url}/{path}/",
         origin=Origin(server.url),
         subprotocols=subprotocols,
-        open_timeout=30,
+        open_timeout=scale(30),
     )
 
 
 async def receive(client: websockets.ClientConnection) -> str | bytes:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(scale(20)):
         return await client.recv()
 
 

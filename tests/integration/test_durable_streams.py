@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import Servers
+from connections.testing.waiting import scale
 from tests.integration.nginx import open_to_workers
 from tests.integration.plain_proxy import run_plain_proxy
 from tests.project import ROOT
@@ -26,7 +27,7 @@ CONFIG = {
     "http__max_requests_per_address": 1000,
     "sessions__max_sessions_per_client": 0,
 }
-_SECONDS = 300
+_SECONDS = 150
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("suite")
     (folder / "package.json").write_text('{"private":true,"type":"module"}')
     command = (npm, "install", "--no-fund", "--no-audit", "--no-package-lock", SUITE)
-    subprocess.run(command, cwd=folder, check=True, timeout=_SECONDS)
+    subprocess.run(command, cwd=folder, check=True, timeout=scale(_SECONDS))
     shutil.copy(TESTS, folder)
     return folder
 
@@ -77,11 +78,13 @@ def run_suite(folder: Path, url: str) -> dict[str, str]:
         [
             *(folder / "node_modules" / ".bin" / "vitest", "run", TESTS.name),
             *("--reporter=json", f"--outputFile={report}"),
+            # Twice that of vitest on the reference machine.
+            f"--testTimeout={scale(5) * 1000:.0f}",
         ],
         cwd=folder,
         env={**os.environ, "CONFORMANCE_TEST_URL": url},
         capture_output=True,
-        timeout=_SECONDS,
+        timeout=scale(_SECONDS),
         check=False,
     )
     files = json.loads(report.read_text())["testResults"]

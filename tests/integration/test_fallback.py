@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from django.contrib.auth.models import User
 
-from connections.client import HttpSessions, SessionClient, State, with_fallback
+from connections.client import (
+    HttpSessions,
+    SessionClient,
+    SharedConnection,
+    State,
+    with_fallback,
+)
 from connections.client.events import StateChanged, TypingChanged
 from connections.models import Connection
-from connections.testing import LiveServer, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 from connections.testing.waiting import scale
 from tests.integration.nginx import open_to_workers
 from tests.integration.plain_proxy import run_plain_proxy
@@ -58,6 +65,29 @@ process.stdin.on("data", () => client.setTyping(true));
 process.stdin.on("end", () => process.exit());
 """
 
+SHARED_SCRIPT = """
+import { SharedConnection } from "MODULES/shared.js";
+import { withFallback } from "MODULES/http.js";
+
+const [port, token, returnMs, count] = process.argv.slice(1);
+const host = `127.0.0.1:${port}`;
+const WebSocket = withFallback(`http://${host}/api/sessions/`, {
+  returnMs: Number(returnMs),
+});
+const shared = new SharedConnection(`ws://${host}/ws/sessions/`, {
+  WebSocket,
+  getToken: async () => token,
+});
+const say = (report) => console.log(JSON.stringify(report));
+shared.addEventListener("hello", () => say({ is_shared: shared.isShared }));
+for (const client of [shared.session(), shared.session()]) {
+  client.connect();
+  say({ offset: (await client.request(JSON.parse(count))).offset });
+}
+process.stdin.on("end", () => process.exit());
+process.stdin.resume();
+"""
+
 
 @pytest.fixture
 def server(shared_servers: ProjectServers) -> LiveServer:
@@ -77,8 +107,15 @@ def port(server: LiveServer, tmp_path: Path) -> Iterator[int]:
 class Page:
     """The JavaScript client in node; its reports are lines of JSON."""
 
-    def __init__(self, port: int, token: str, return_ms: int, *session: str) -> None:
-        script = SCRIPT.replace("MODULES", MODULES.as_uri())
+    def __init__(
+        self,
+        port: int,
+        token: str,
+        return_ms: int,
+        *session: str,
+        script: str = SCRIPT,
+    ) -> None:
+        script = script.replace("MODULES", MODULES.as_uri())
         own = ("--experimental-websocket", "--input-type=module", "-e", script)
         values = (str(port), token, str(return_ms), json.dumps(COUNT), *session)
         self._process = subprocess.Popen(
@@ -87,6 +124,12 @@ class Page:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._latest: dict[str, Any] = {}
+
+    async def read_latest(self, key: str, value: object) -> None:
+        """Wait until the latest report with a key, read or not, has this value."""
+        if self._latest.get(key) != value:
+            await self.read_until(key, value)
 
     async def read_until(self, key: str, value: object = None) -> dict[str, Any]:
         """Return the next report with a key, or with this value of it."""
@@ -95,6 +138,7 @@ class Page:
         async with asyncio.timeout(scale(40)):
             while line := await asyncio.to_thread(stdout.readline):
                 report: dict[str, Any] = json.loads(line)
+                self._latest |= report
                 if key in report and value in (None, report[key]):
                     return report
         raise AssertionError(f"the page ended before {key}")
@@ -160,6 +204,23 @@ async def test_the_client_returns_to_a_socket(
     page.close()
 
 
+async def test_sessions_of_a_shared_connection_fall_back_in_the_javascript_client(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    """Each becomes plain HTTP, and later they share a socket again."""
+    token = server.create_token("sara")
+    with open_to_workers(tmp_path / "proxy") as folder:
+        with run_plain_proxy(folder, server.port) as port:
+            page = Page(port, token, 4000, script=SHARED_SCRIPT)
+            for _ in range(2):
+                await page.read_until("offset", 1)
+            await wait_until(lambda: find_open(server, "sara") == ["sse"] * 2)
+        with run_plain_proxy(folder, server.port, UPGRADE, port=port):
+            await wait_until(lambda: find_open(server, "sara") == ["websocket"])
+            await page.read_until("is_shared", True)
+    page.close()
+
+
 async def test_a_server_that_asks_for_patience_is_not_taken_for_a_proxy(
     server: LiveServer, tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:
@@ -173,6 +234,36 @@ async def test_a_server_that_asks_for_patience_is_not_taken_for_a_proxy(
         for _ in range(4):
             assert (await page.read_until("state", "waiting"))["code"] == 1006
         assert find_open(server, "pat") == []
+
+
+async def test_a_node_that_refuses_handshakes_is_not_taken_for_a_proxy(
+    servers: Servers,
+) -> None:
+    """A page cannot see the 429; the answer to its GET tells it."""
+    limits = {
+        "handshake__per_address_per_second": 0.1,
+        "handshake__per_address_burst": 1,
+    }
+    server = servers.start(config={**CONFIG, **limits}, environment=COUNTING)
+    headers = {"Authorization": f"Bearer {server.create_token('max')}"}
+    sessions = f"{server.url}/api/sessions/?limit=1"
+    async with httpx.AsyncClient(headers=headers, timeout=scale(20)) as http:
+        assert "Retry-After" not in (await http.get(sessions)).headers
+        statuses = []
+        for _ in range(2):
+            shaken = await http.get(
+                f"{server.url}/ws/sessions/new/",
+                headers={
+                    "Connection": "Upgrade",
+                    "Upgrade": "websocket",
+                    "Sec-WebSocket-Version": "13",
+                    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+                },
+            )
+            statuses.append(shaken.status_code)
+        assert statuses == [101, 429]
+        asked = await http.get(sessions)
+        assert (asked.status_code, asked.headers["Retry-After"]) == (200, "1")
 
 
 def make_client(
@@ -209,7 +300,7 @@ async def test_clients_behind_the_proxy_are_present_and_type(
         async with plain, asyncio.timeout(scale(60)):
             await page.read_until("offset")
             await wait_until(lambda: len(socket.presence.members) == 2)
-            await page.read_until("members", sorted(socket.presence.members))
+            await page.read_latest("members", sorted(socket.presence.members))
             await wait_until(lambda: plain.presence.members == socket.presence.members)
             kinds = ["sse", "websocket"]
             await wait_until(lambda: sorted(find_open(server, "olga")) == kinds)
@@ -265,6 +356,35 @@ async def test_the_python_client_returns_to_a_socket(
             assert (await client.request(COUNT)).offset == 1
             assert client.session == session
             await client.close()
+
+
+async def test_sessions_of_a_shared_connection_fall_back_in_the_python_client(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    """Each becomes plain HTTP, and later they share a socket again."""
+    token = server.create_token("sam")
+    with open_to_workers(tmp_path / "proxy") as folder:
+        with run_plain_proxy(folder, server.port) as port:
+            http = f"http://127.0.0.1:{port}/api/sessions/"
+            shared = SharedConnection(
+                f"ws://127.0.0.1:{port}/ws/sessions/",
+                token=token,
+                open_socket=with_fallback(http, return_seconds=4),
+            )
+            clients = [shared.session(), shared.session()]
+            async with asyncio.timeout(scale(40)):
+                for client in clients:
+                    client.connect()
+                    assert (await client.request(COUNT)).offset == 1
+            await wait_until(lambda: find_open(server, "sam") == ["sse"] * 2)
+            assert not shared.is_shared
+        with run_plain_proxy(folder, server.port, UPGRADE, port=port):
+            await wait_until(lambda: find_open(server, "sam") == ["websocket"])
+            async with asyncio.timeout(scale(40)):
+                for client in clients:
+                    assert (await client.request(COUNT)).offset == 3
+            assert shared.is_shared
+            await shared.close()
 
 
 async def test_the_python_client_does_not_take_patience_for_a_proxy(

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.integration.services import find_program
 from tests.project import ROOT
 
@@ -77,7 +78,7 @@ def test_every_expression_parses(path: Path, tmp_path: Path) -> None:
         [find_program("promtool"), "check", "rules", file],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scale(30),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(rules)} rules found" in done.stdout
@@ -85,7 +86,7 @@ def test_every_expression_parses(path: Path, tmp_path: Path) -> None:
 
 def read_names(server: LiveServer) -> set[str]:
     """Return the names of a node's samples, and of series without samples."""
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=scale(10)) as response:
         lines = response.read().decode().splitlines()
     declared = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     return declared | {re.split(r"[{ ]", one)[0] for one in lines if one[:1] != "#"}

@@ -14,6 +14,7 @@ from connections.client import (
     UnauthorizedError,
 )
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 from tests.node import find_node
 from tests.project import ROOT
@@ -145,7 +146,7 @@ async def test_the_javascript_client_speaks_to_a_live_node(servers: Servers) -> 
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=scale(30),
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import LiveServer, RawClient, Servers, free_port
+from connections.testing.waiting import scale
 from tests.integration.seen import read_seen
 
 RAW = "tests.integration.applications:application"
@@ -129,7 +130,7 @@ async def test_uploads_larger_than_the_buffers_are_taken(server: LiveServer) -> 
 async def test_a_response_ends_within_the_grace_of_a_drain(servers: Servers) -> None:
     """The application has sent all of it at once, and the client still reads."""
     server = servers.start(
-        command="daphne", application=RAW, config={"drain__grace_seconds": 20}
+        command="daphne", application=RAW, config={"drain__grace_seconds": scale(20)}
     )
     client = await get(server, "/large")
     received = len(await client.read_some(65_536))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from connections.testing.waiting import scale
 from tests.integration.image import Image
 from tests.project import ROOT
 
@@ -54,6 +55,8 @@ def test_the_health_check_of_the_image_passes(image: Image, port: int) -> None:
 
 
 def read(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as page:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}{path}", timeout=scale(20)
+    ) as page:
         content: bytes = page.read()
         return content

@@ -14,7 +14,8 @@ from tests.integration.redis_process import RedisProcess
 
 CONFIG = {
     "node__beat_seconds": 0.2,
-    "presence__lease_seconds": 2,
+    # A node that stands still for so long loses its members.
+    "presence__lease_seconds": scale(2),
     "presence__linger_seconds": 1,
 }
 

@@ -175,7 +175,8 @@ async def test_the_node_ends_its_own_idle_connections(
 async def test_a_killed_server_leaves_no_open_rows(
     servers: Servers, command: str
 ) -> None:
-    config = {**QUICK, "node__node_timeout_seconds": 1}
+    node_timeout_seconds = scale(1)
+    config = {**QUICK, "node__node_timeout_seconds": node_timeout_seconds}
     server = servers.start(command=command, config=config)
     token = server.create_token()
     connections = [await open_echo(server, token) for _ in range(3)]
@@ -194,7 +195,7 @@ async def test_a_killed_server_leaves_no_open_rows(
             again, "select reason, closed_at is null from connections_connection"
         )
 
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(node_timeout_seconds + 0.2)
     again.manage("sweep_idle_connections", "--once")
     await wait_until(lambda: sorted(reasons()) == [("", 1), *[("lost", 0)] * 3])
     await assert_alive(survivor)

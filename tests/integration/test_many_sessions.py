@@ -18,6 +18,7 @@ from connections.client import (
 )
 from connections.testing import Servers, wait_until
 from connections.testing.proxy import Proxy
+from connections.testing.waiting import scale
 from sessions_history.models import SessionMember
 from tests.integration.redis_process import RedisProcess
 from tests.integration.session_client import SESSION_CONFIG
@@ -181,7 +182,7 @@ async def test_a_member_removed_from_one_of_six_keeps_five(servers: Servers) -> 
                 await client.request({"text": "mine"}, answer=False)
             path = f"/api/sessions/{host.session}/members/{guest.pk}/"
             headers = {"Authorization": f"Bearer {tokens[0]}"}
-            async with httpx.AsyncClient() as http:
+            async with httpx.AsyncClient(timeout=scale(20)) as http:
                 removed = await http.delete(server.url + path, headers=headers)
             assert removed.status_code == 204
             await wait_until(lambda: joined.state is State.CLOSED)

@@ -5,6 +5,7 @@ from typing import Any
 from connections.client import SessionClient
 from connections.testing import Servers, wait_until
 from connections.testing.proxy import Proxy
+from connections.testing.waiting import scale
 from tests.integration.browser import open_browser
 from tests.integration.redis_process import RedisProcess
 from tests.integration.six_sessions import (
@@ -53,6 +54,7 @@ async def test_a_page_loses_nothing_of_six_sessions_when_its_node_is_killed(
     token = first.create_token()
     async with Proxy(first.port) as proxy, open_browser() as browser:
         page = await browser.new_page()
+        page.set_default_timeout(scale(15_000))
         await page.goto(f"http://127.0.0.1:{proxy.port}/")
         sessions: list[str] = await page.evaluate(_OPEN, [token, COUNT, SHORT])
         assert len(set(sessions)) == COUNT

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 
 from connections.testing import LiveServer, Servers, free_port, wait_until
+from connections.testing.waiting import scale
 
 QUICK = {"node__beat_seconds": 0.1, "ping_interval_seconds": 0.2}
 
@@ -25,7 +26,7 @@ def scrape(url: str, **headers: str) -> dict[tuple[str, ...], float]:
     """Return the samples by name and label values."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(f"{url}/metrics", headers=names)
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=scale(10)) as response:
         text = response.read().decode()
     return {
         (sample.name, *(sample.labels[key] for key in sorted(sample.labels))): (

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,10 +53,7 @@ def running(
 ) -> Iterator[ProjectServers]:
     servers = ProjectServers(tmp_path_factory.mktemp("other"), migrated_database)
     yield servers
-    # A kill, or a signal during the start, would leave their workers behind.
-    for server in servers.running():
-        server.wait_ready()
-        server.terminate()
+    servers.stop_all()
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +165,24 @@ async def test_a_stop_is_what_the_table_says(
     closing = await read_close(client)
     (reason,) = find_reasons(server, address)
     assert (closing.code, reason) == STOPS[home]
+
+
+@pytest.mark.parametrize("command", ["hypercorn", "granian", "gunicorn"])
+async def test_a_server_that_is_stopped_leaves_no_worker(
+    running: ProjectServers, command: str
+) -> None:
+    server = start(running, command, PROTECTED, config=CONFIG)
+    await asyncio.to_thread(server.wait_ready)
+    await asyncio.to_thread(server.stop)
+
+    def is_gone() -> bool:
+        try:
+            os.killpg(server.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    await wait_until(is_gone)
 
 
 async def test_two_workers_of_gunicorn_without_a_shared_pool_are_refused(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import wait_until
+from connections.testing.waiting import scale
 from tests.integration.newcomer import Newcomer
 from tests.pages import QUICKSTART, SESSIONS, read_blocks, read_section
 
@@ -60,10 +61,15 @@ async def test_the_quickstart_followed_to_the_letter_makes_a_chat(
     second = newcomer.run(serve)
     assert second.returncode == 1
     assert "already in use; choose another with --port (or $PORT)" in second.stderr
-    client.stdin.close()
-    assert await asyncio.to_thread(client.wait, 60) == 0
+    _, _, last = [newcomer.start(talk) for _ in range(3)]
+    await wait_until(lambda: "closed: 4005 evicted" in newcomer.log(), 60)
+    assert await asyncio.to_thread(client.wait, scale(60)) == 1
+    assert newcomer.get("/admin/login/") == 200
+    assert last.stdin
+    last.stdin.close()
+    assert await asyncio.to_thread(last.wait, scale(60)) == 0
     server.terminate()
-    assert await asyncio.to_thread(server.wait, 60) == 0
+    assert await asyncio.to_thread(server.wait, scale(60)) == 0
     log = newcomer.log()
     assert re.search(
         r"INFO connections\.ends \[node \w+\]: \w+ \w+ of development ended", log

@@ -4,6 +4,7 @@ import asyncio
 import re
 import sys
 
+from connections.testing.waiting import scale
 from tests.pages import find_pages
 from tests.project import ROOT
 
@@ -28,6 +29,6 @@ async def test_every_command_of_a_page_has_help() -> None:
     text = " ".join(page.read_text() for page in find_pages())
     commands = sorted(set(re.findall(_COMMAND, text)))
     assert "-m benchmarks.sessions" in commands
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(scale(120)):
         answers = [await ask_for_help(command) for command in commands]
     assert [command for command, has_helped in answers if not has_helped] == []

@@ -5,6 +5,7 @@ from typing import Any
 
 from connections.client import Entry, SessionClient
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.integration.responders import QUERY
 from tests.integration.session_client import SESSION_CONFIG
 from tests.integration.session_client import SessionClient as FirstVersionClient
@@ -69,7 +70,7 @@ async def test_a_page_that_returns_amid_a_call_and_one_of_the_first_version(
     token = server.create_token()
     url = f"{server.ws_url}/ws/sessions/"
     async with SessionClient(url, token=token) as page:
-        await page.request({"pause_seconds": 0.02})
+        await page.request({"pause_seconds": scale(0.02)})
         first = await FirstVersionClient(token, page.session).connect(server)
         for least in (10, 60):
             await wait_until(is_amid(page, 2, least))
@@ -95,7 +96,7 @@ async def test_a_call_amid_which_the_node_is_killed_keeps_its_arguments(
     server = start(servers)
     token = server.create_token()
     async with SessionClient(f"{server.ws_url}/ws/sessions/", token=token) as page:
-        await page.request({"pause_seconds": 0.05})
+        await page.request({"pause_seconds": scale(0.05)})
         first = await FirstVersionClient(token, page.session).connect(server)
         await wait_until(is_amid(page, 2, 40))
         server.kill()

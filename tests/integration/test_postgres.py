@@ -68,13 +68,15 @@ ReadRows = Callable[[], list[tuple[Any, ...]]]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(960)
+@pytest.mark.timeout(600)
 def test_all_database_tests_pass_on_postgresql(
     postgres: PostgresProcess, tmp_path: Path
 ) -> None:
     """A separate run of every test marked as using the database."""
     url = postgres.create_database(f"suites_{uuid.uuid4().hex}")
     environment = {**os.environ, "DATABASE_URL": url, "ORCHESTRA_VAR": str(tmp_path)}
+    # The budgets of its files, which CI holds, are those of SQLite.
+    environment.pop("CI", None)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-m", "django_db"),
@@ -87,7 +89,7 @@ def test_all_database_tests_pass_on_postgresql(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=scale(580),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
@@ -164,22 +166,28 @@ async def test_without_the_database_a_right_holds_for_a_while(
     servers: Servers, postgres: PostgresProcess, database: str, trouble: str
 ) -> None:
     """The last check is valid for stale_authorisation_seconds."""
+    # PostgreSQL may take a while to end.
+    stale_seconds = round(scale(4))
     server = servers.start(
-        config={**QUICK, "reauthorise_seconds": 0.5, "stale_authorisation_seconds": 4},
+        config={
+            **QUICK,
+            "reauthorise_seconds": 0.5,
+            "stale_authorisation_seconds": stale_seconds,
+        },
         arguments=("--no-sweeper",),
         environment={"DATABASE_URL": postgres.url(database)},
     )
     token = server.create_token()
     async with opened(server, token, 1) as (connection,):
         # The connection must outlive the validity of its last check.
-        for _ in range(5):
+        for _ in range(stale_seconds + 1):
             await asyncio.sleep(1)
             await assert_alive(connection)
         getattr(postgres, trouble)()
         try:
             await asyncio.sleep(1)
             await assert_alive(connection)
-            assert await read_close(connection, 30) == (4104, "unavailable")
+            assert await read_close(connection) == (4104, "unavailable")
         finally:
             postgres.start() if trouble == "kill" else postgres.resume()
     await wait_until(lambda: is_served(server, token), seconds=30)

@@ -41,6 +41,8 @@ SLOW = {
     "node__lease_seconds": 180,
     "node__node_timeout_seconds": 180,
     "sessions__position_seconds": 60,
+    # Clients here do not answer pings all the time.
+    "ping_interval_seconds": 600,
 }
 
 
@@ -51,7 +53,7 @@ def test_a_killed_primary_is_failed_over_with_its_keys(
     primary = redis_cluster.find_primary("key")
     with primary.connect() as client:
         client.set("key", "value")
-        assert client.wait(1, 5000) == 1
+        assert client.wait(1, round(scale(4000))) == 1
     primary.kill()
     redis_cluster.wait_for_failover(primary)
     successor = redis_cluster.find_primary("key")
@@ -94,7 +96,7 @@ def read_ids(server: RedisProcess) -> tuple[str, str]:
 
 def make_pool(cluster: RedisCluster, node_id: str, **options: Any) -> ShardedNodePool:
     return ShardedNodePool(
-        cluster.url, node_id, shards=SHARDS, lease_seconds=60, **options
+        cluster.url, node_id, shards=SHARDS, lease_seconds=scale(60), **options
     )
 
 
@@ -129,7 +131,7 @@ async def test_the_limits_are_exact_again_after_a_failover(
     slots = await pool.take("1", "2", limit=2, client="alice")
     primary = find_shard(redis_cluster, "alice")
     with primary.connect() as client:
-        assert client.wait(1, 5000) == 1
+        assert client.wait(1, round(scale(4000))) == 1
     primary.kill()
     await asyncio.to_thread(redis_cluster.wait_for_failover, primary)
     assert await pool.renew(slots) == Renewal()
@@ -260,19 +262,20 @@ async def test_messages_arrive_while_a_named_node_is_away(
     killed, _ = redis_cluster.nodes[:2]
     killed.kill()
     await asyncio.to_thread(redis_cluster.wait_for_failover, killed)
-    one, other = (RedisBus(redis_cluster.url, node_id=name) for name in "ab")
+    times: Any = {"timeout_seconds": scale(5), "probe_seconds": scale(5)}
+    one, other = (RedisBus(redis_cluster.url, node_id=name, **times) for name in "ab")
     heard: list[object] = []
     one.on_message("said", lambda message: heard.append(message["text"]))
     await one.start()
     await wait_until(lambda: one.is_subscribed)
     assert await other.publish("said", {"text": "hello"})
     await wait_until(lambda: heard == ["hello"])
-    layer = RedisLayer([redis_cluster.url])
+    layer = RedisLayer([redis_cluster.url], **times)
     channel = await layer.new_channel()
     reading = asyncio.create_task(layer.receive(channel))
     await layer.group_add("g", channel)
     await layer.group_send("g", {"type": "x"})
-    assert await asyncio.wait_for(reading, 10) == {"type": "x"}
+    assert await asyncio.wait_for(reading, scale(10)) == {"type": "x"}
     await layer.flush()
     await one.close()
     await other.close()

@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from connections.testing import free_port, read_close, wait_until
+from connections.testing.waiting import scale
 from tests.integration.echo import assert_alive
 from tests.project import ROOT
 
@@ -52,7 +53,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
     yield started
     if started.process.poll() is None:
         started.process.kill()
-    started.process.wait(10)
+    started.process.wait(scale(10))
 
 
 async def test_its_output_suffices_to_connect(started: Started) -> None:
@@ -71,4 +72,4 @@ async def test_its_output_suffices_to_connect(started: Started) -> None:
         await assert_alive(connection)
         await connection.close()
     started.process.send_signal(signal.SIGTERM)
-    assert started.process.wait(40) == 0
+    assert started.process.wait(scale(40)) == 0

@@ -19,6 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.integration.access_changes import AccessChangeProcess
 
 APPLICATION = "tests.integration.consumers:application"
@@ -64,7 +65,7 @@ async def send_malformed(server: LiveServer, data: bytes) -> None:
     await writer.drain()
     # Wait until it is answered and logged; unfinished requests have a deadline.
     with contextlib.suppress(TimeoutError, ConnectionError):
-        await asyncio.wait_for(reader.read(), 3)
+        await asyncio.wait_for(reader.read(), scale(3))
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
@@ -126,7 +127,7 @@ def get_ticket(server: LiveServer, headers: dict[str, str]) -> str:
     request = urllib.request.Request(
         f"{server.url}/api/tickets/", headers=headers, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=scale(20)) as response:
         return str(json.load(response)["ticket"])
 
 
@@ -142,7 +143,7 @@ def read_pages(server: LiveServer, key: str) -> dict[str, str]:
             server.url + path, headers={"Cookie": f"sessionid={key}"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=scale(20)) as response:
                 pages[path] = response.read().decode(errors="replace")
         except urllib.error.HTTPError as exc:
             pages[path] = exc.read().decode(errors="replace")
@@ -173,7 +174,7 @@ async def test_a_planted_secret_is_nowhere(servers: Servers, command: str) -> No
         config={
             "node__beat_seconds": 0.2,
             "max_connections_per_client": 100,
-            "handshake__timeout_seconds": 1,
+            "handshake__timeout_seconds": scale(1),
             "handshake__failures_per_address_burst": 1000,
         },
         arguments=("--access-log", "-", "-v", "3") if command == "daphne" else (),

@@ -17,6 +17,7 @@ from connections.testing import (
     read_close,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.integration.echo import QUICK, assert_alive, open_echo, read_rows
 from tests.project import ProjectServers
 
@@ -64,7 +65,7 @@ async def test_the_session_cookie_is_for_same_sites_and_no_script(
 
 def log_in(server: LiveServer, name: str, password: str) -> str:
     """Log in through the admin's page; return the Set-Cookie of the session."""
-    http = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    http = HTTPConnection("127.0.0.1", server.port, timeout=scale(20))
     http.request("GET", "/admin/login/")
     answer = http.getresponse()
     token = (answer.getheader("Set-Cookie") or "").split("csrftoken=")[1].split(";")[0]
@@ -101,7 +102,7 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
         "A handshake for /ws/echo/ was refused: unauthenticated; from 127.0.0.1",
         "Too many wrong credentials from 127.0.0.1",
     ):
-        assert line in server.log()
+        await wait_until(lambda line=line: line in server.log())
     other = {"local_addr": ("127.0.0.2", 0)}
     async with open_echo(server, token, **other) as connection:
         await assert_alive(connection)

@@ -17,6 +17,8 @@ CONFIG = {
     "node__beat_seconds": 60,
     "node__lease_seconds": 180,
     "node__node_timeout_seconds": 180,
+    # Clients here do not answer pings all the time.
+    "ping_interval_seconds": 600,
 }
 CLIENT, MEMBERS = "127.0.0.10", ("127.0.0.21", "127.0.0.22")
 

@@ -137,13 +137,13 @@ async def test_handshakes_in_progress_of_one_address_are_bounded(
 async def test_the_rate_of_one_address_is_bounded(servers: Servers) -> None:
     server = start(
         servers,
-        handshake__per_address_per_second=0.5,
+        handshake__per_address_per_second=0.1,
         handshake__per_address_burst=3,
     )
     statuses = [(await refusal(server, "127.0.0.9"))[0] for _ in range(4)]
     assert statuses == [101, 101, 101, 429]
     _, headers, _ = await refusal(server, "127.0.0.9")
-    assert 1 <= int(headers["retry-after"]) <= 2
+    assert 1 <= int(headers["retry-after"]) <= 10
     assert (await refusal(server, "127.0.0.10"))[0] == 101
 
 

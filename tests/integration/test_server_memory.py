@@ -18,6 +18,7 @@ from connections.testing import (
     build_frame,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.integration.seen import read_seen
 
 pytestmark = pytest.mark.alone
@@ -76,7 +77,7 @@ async def test_more_than_the_buffer_is_paced_not_cut_off(servers: Servers) -> No
         servers,
         buffers__send_high_water="200kB",
         buffers__max_send_buffer="1MB",
-        buffers__send_stall_seconds=2,
+        buffers__send_stall_seconds=scale(2),
     )
     uri = f"{server.ws_url}/flood?size=60000&count=1000"
     async with websockets.connect(uri, max_queue=2) as ws:
@@ -111,11 +112,11 @@ async def test_a_pong_behind_a_backlog_is_waited_for(servers: Servers) -> None:
     """A client that answers pings after its queued messages is not dead."""
     server = start(
         servers,
-        ping_interval_seconds=0.3,
-        ping_timeout_seconds=0.3,
+        ping_interval_seconds=scale(0.3),
+        ping_timeout_seconds=scale(0.3),
         buffers__max_receive_queue=2,
     )
-    uri = f"{server.ws_url}/slow?seconds=0.05"
+    uri = f"{server.ws_url}/slow?seconds={scale(0.05)}"
     async with websockets.connect(uri, ping_interval=None) as ws:
         for _ in range(60):
             await ws.send(b"x" * 50_000)

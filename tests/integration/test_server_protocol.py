@@ -17,6 +17,7 @@ from connections.testing import (
     build_frame,
     build_request,
 )
+from connections.testing.waiting import scale
 from tests.project import ProjectServers
 
 RAW = "tests.integration.applications:application"
@@ -32,7 +33,7 @@ def server(
         application=RAW,
         config={
             "max_message_size": "100kB",
-            "buffers__unfinished_message_seconds": 1,
+            "buffers__unfinished_message_seconds": scale(1),
         },
     )
     running.stop_all()
@@ -85,7 +86,7 @@ async def test_messages_that_follow_each_other_have_each_their_time(
     for index in range(0, 8):
         cut = len(frame) * index + 4
         await client.send(stream[max(0, cut - len(frame)) : cut])
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(scale(0.25))
     for _ in range(7):
         assert await client.read_frame() == (TEXT, b"hello")
 

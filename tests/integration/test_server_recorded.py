@@ -12,6 +12,7 @@ import pytest
 from connections.testing import (
     BINARY,
     TEXT,
+    AttentiveClient,
     LiveServer,
     RawClient,
     Servers,
@@ -19,6 +20,7 @@ from connections.testing import (
     build_frame,
     wait_until,
 )
+from connections.testing.waiting import scale
 
 CONSUMERS = "tests.integration.consumers:application"
 GENEROUS = {
@@ -150,9 +152,11 @@ async def test_the_ref_that_a_client_was_shown_finds_its_flight_record(
 
 
 async def test_a_dead_client_gives_its_place_up(servers: Servers, seen: Path) -> None:
-    server = start(servers, seen, ping_interval_seconds=0.3, ping_timeout_seconds=0.3)
+    pings = {"ping_interval_seconds": 0.3, "ping_timeout_seconds": scale(0.3)}
+    server = start(servers, seen, **pings)
     await open_socket(server, "/json/")
     await wait_until(lambda: read_closed(server) == [("dead", 4201)])
-    again = await open_socket(server, "/json/")
+    origin = f"Origin: {server.url}"
+    again = await AttentiveClient.open(server.port, "/json/", origin)
     await again.send(build_frame(TEXT, b'{"type": "echo"}'))
     assert (await again.read_frame()).payload == b'{"type": "echo"}'

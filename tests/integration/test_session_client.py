@@ -12,6 +12,7 @@ from connections.client import (
     State,
 )
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.orchestra.model_server import DONE, Model, event, serve_model
 
 ECHO = {
@@ -119,7 +120,7 @@ async def test_a_model_that_fails_ends_an_answer_and_no_connection(
             {
                 "SESSIONS_RESPONDER": "orchestra.responders.CompletionsResponder",
                 "COMPLETIONS_BASE_URL": model.base_url,
-                "COMPLETIONS_TIMEOUT_SECONDS": "0.5",
+                "COMPLETIONS_TIMEOUT_SECONDS": str(scale(0.5)),
             },
         )
         async with connect(server, token=server.create_token()) as client:
@@ -137,7 +138,7 @@ async def check_failures(client: SessionClient, model: Model) -> None:
         ([b"x"], "500 Oops", "", "HTTP 500"),
         ([b"<html>"], "200 OK", "", "broke off"),
         ([event("half an ")], "200 OK", "half an ", "broke off"),
-        ([event("slow"), 5.0], "200 OK", "slow", "no word from the model"),
+        ([event("slow"), scale(5)], "200 OK", "slow", "no word from the model"),
     ):
         model.chunks, model.status = list(chunks), status  # type: ignore[arg-type]
         answer = await ask(client, "and now?")
@@ -161,7 +162,7 @@ async def test_the_command_prints_a_conversation(servers: Servers) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(scale(60)):
             out, errors = await command.communicate(b"hello there\n")
     finally:
         if command.returncode is None:

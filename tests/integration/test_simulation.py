@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -19,7 +20,7 @@ def run_command(*arguments: str, seconds: float) -> subprocess.CompletedProcess[
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=scale(seconds),
         check=False,
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.soak.figures import ALLOWED, Sample, check, find_growth
 from benchmarks.soak.records import Records, Row
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 pytestmark = pytest.mark.alone
@@ -23,13 +24,13 @@ def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=scale(150),
         check=False,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(320)
+@pytest.mark.timeout(160)
 def test_nothing_grows_in_a_cluster(tmp_path: Path) -> None:
     """One of the two nodes is killed and drained repeatedly."""
     place = tmp_path / "soak.json"
@@ -43,7 +44,7 @@ def test_nothing_grows_in_a_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(320)
+@pytest.mark.timeout(160)
 def test_memory_that_is_left_behind_is_found() -> None:
     done = soak("--nodes", "1", "--minutes", "0.05", "--plant", "memory")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -52,7 +53,7 @@ def test_memory_that_is_left_behind_is_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(320)
+@pytest.mark.timeout(160)
 def test_every_promise_of_both_kinds_of_clients_agrees_with_the_log(
     tmp_path: Path,
 ) -> None:

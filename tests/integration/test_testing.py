@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from connections.testing.waiting import PATIENCE, scale
 from tests.pages import QUICKSTART, TESTING, read_blocks, read_files
 from tests.project import ROOT
 
@@ -134,7 +135,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_tests(project: Path, name: str) -> str:
     """Run a test file of the project."""
-    own = ("PATH", "HOME", "LANG", "TMPDIR")
+    own = ("PATH", "HOME", "LANG", "TMPDIR", PATIENCE)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", name],
         cwd=project,
@@ -143,7 +144,7 @@ def run_tests(project: Path, name: str) -> str:
         | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=scale(85),
     )
     return done.stdout + done.stderr
 
@@ -164,7 +165,7 @@ def test_failures_are_explained(project: Path) -> None:
         "not closed with 4300, but open after 1 s; the last that it got:",
         "ended at its start; its log ends with:",
         "idle_timeout_seconds: -1 is not allowed",
-        "not within 0.1 s: ",
+        f"not within {scale(0.1)} s: ",
         "lambda: len(orders) == 3",
     ):
         assert explanation in output, output

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from connections.models import NodeCommand
 from connections.testing import LiveServer, Servers, wait_until
 from connections.testing.waiting import scale
 from tests.integration.echo import ECHO, assert_alive, read_rows
@@ -118,6 +119,8 @@ async def test_any_worker_answers_for_all(server: LiveServer) -> None:
     connections = await open_many(server, 10)
     for connection in connections:
         await assert_alive(connection)
+    # Those of an earlier test may be about to leave.
+    await wait_until(lambda: read_sum(server, "active_websocket_connections") == 10)
     for _ in range(4):
         assert read_sum(server, "active_websocket_connections") == 10
         answer = json.loads(read(server, "/readyz")[1])
@@ -172,6 +175,50 @@ async def test_limits_hold_over_all_workers(server: LiveServer) -> None:
         assert connection.close_code == 4005
     for connection in connections[2:]:
         await assert_alive(connection)
+    await close_all(connections)
+
+
+async def test_new_clients_are_left_to_the_workers_that_do_not_drain(
+    server: LiveServer,
+) -> None:
+    """Staff drain a node: with its count of 0 it would attract all, and refuse them."""
+    await wait_for_two(server)
+    states = "select pid, state from connections_node"
+    drained, other = sorted(find_workers(server))
+    ((node_id,),) = read_rows(
+        server, f"select node_id from connections_node where pid = {drained}"
+    )
+
+    def post(kind: str) -> None:
+        server.run(NodeCommand.objects.create, kind=kind, target="node", value=node_id)
+
+    post("drain")
+    await wait_until(lambda: (drained, "draining") in read_rows(server, states), 20)
+    connections = await open_many(server, 40)
+    for connection in connections:
+        await assert_alive(connection)
+    await wait_until(lambda: read_rows(server, OPEN_BY_NODE) == [(other, 40)], 10)
+    await close_all(connections)
+
+    recorded = (
+        f"select count(*) from connections_connection where node_id = '{node_id}'"
+    )
+    before = read_rows(server, recorded)
+
+    async def has_accepted() -> bool:
+        """It tells the others ten times a second that it accepts again."""
+        await close_all(await open_many(server, 1))
+        return read_rows(server, recorded) > before
+
+    post("serve")
+    await wait_for_two(server)
+    await wait_until(has_accepted)
+    connections = await open_many(server, 20)
+    await wait_until(
+        lambda: sum(count for _, count in read_rows(server, OPEN_BY_NODE)) == 20, 10
+    )
+    shares = Counter(dict(read_rows(server, OPEN_BY_NODE)))
+    assert min(shares[drained], shares[other]) >= 8, shares
     await close_all(connections)
 
 
@@ -271,6 +318,8 @@ async def test_on_sqlite_the_parent_holds_the_limits(servers: Servers) -> None:
     await wait_for_two(server)
     assert "Without Redis and PostgreSQL the workers share limits" in server.log()
     assert "A message to a group reaches the clients of one worker" in server.log()
+    ((pool,),) = read_rows(server, "select distinct pool from connections_node")
+    assert re.fullmatch("w:[0-9a-f]{8}", pool)
     token, other = server.create_token("alice"), server.create_token("bob")
     connections = [await server.connect(ECHO, token) for _ in range(6)]
     for connection in connections[:2]:
@@ -299,6 +348,7 @@ async def test_on_sqlite_the_parent_holds_the_limits(servers: Servers) -> None:
     assert "Its pool is" in second.log() or "own memory" in second.log()
     server.signal(signal.SIGHUP)
     await wait_until(lambda: "All workers are replaced" in server.log(), 60)
+    await asyncio.gather(*(one.wait_closed() for one in [*again, bystander]))
     assert {one.close_code for one in [*again, bystander]} == {4200}
     assert await asyncio.to_thread(server.terminate) == 0
 
@@ -332,14 +382,24 @@ class Talker:
 
     async def run(self) -> None:
         while not self.is_stopped:
-            async with self._server.connect(
-                "/json/", origin=self._server.url
-            ) as connection:
-                await self._talk(connection)
+            async with contextlib.AsyncExitStack() as stack:
+                await self._talk(await self._open(stack))
             self.returns += 1
 
+    async def _open(self, stack: contextlib.AsyncExitStack) -> ClientConnection:
+        """Connect, again where a node is too busy to answer in time."""
+        while True:
+            try:
+                return await stack.enter_async_context(
+                    self._server.connect("/json/", origin=self._server.url)
+                )
+            except InvalidStatus as refusal:
+                if refusal.response.status_code != 504:
+                    raise
+                await asyncio.sleep(int(refusal.response.headers["Retry-After"]))
+
     async def _talk(self, connection: ClientConnection) -> None:
-        """Send until a `bye` or the stop; then read until every message is echoed."""
+        """Send until a `bye` or the stop; then read until the server closes."""
         unanswered: set[int] = set()
         reading = asyncio.create_task(self._read_to_bye(connection, unanswered))
         while not (self.is_stopped or reading.done()):
@@ -347,21 +407,27 @@ class Talker:
             unanswered.add(self.sent)
             await connection.send(json.dumps({"type": "echo", "number": self.sent}))
             await asyncio.wait([reading], timeout=self._pause_seconds)
+        if self.is_stopped:
+            await wait_until(lambda: reading.done() or not unanswered, 20)
         if not reading.done():
-            await wait_until(lambda: not unanswered, 20)
             reading.cancel()
             return
+        # Raises what ended the connection, if it was no `bye`.
+        assert reading.result()["code"] == 4200
         with contextlib.suppress(ConnectionClosed):
-            while unanswered:
-                unanswered.discard(json.loads(await connection.recv())["number"])
+            async with asyncio.timeout(scale(30)):
+                while True:
+                    unanswered.discard(json.loads(await connection.recv())["number"])
+        assert connection.close_code == 4200
         # The last message may have been on its way when the server sent `bye`.
         self.lost += unanswered - {self.sent}
 
     async def _read_to_bye(
         self, connection: ClientConnection, unanswered: set[int]
-    ) -> None:
+    ) -> Any:
         while (message := json.loads(await connection.recv()))["type"] != "bye":
             unanswered.remove(message["number"])
+        return message
 
 
 @pytest.mark.alone

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 PROGRAM = """
@@ -42,7 +43,7 @@ def run(folder: Path, *arguments: str) -> list[dict[str, Any]]:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=scale(60),
         check=False,
     )
     return [json.loads(line) for line in done.stderr.splitlines()]

@@ -3,12 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.testing.waiting import scale
+from orchestra.model_parts import ModelParts
 from orchestra.responders import CompletionsResponder, EchoResponder
 from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
 from tests.orchestra.model_server import (
@@ -36,7 +39,7 @@ def ask(model: Model) -> Ask:
         message: Any = "hello", history: tuple[HistoryMessage, ...] = (), **options: Any
     ) -> AsyncIterator[Any]:
         responder: Responder = CompletionsResponder(
-            base_url=model.base_url, **{"timeout_seconds": 5, **options}
+            base_url=model.base_url, **{"timeout_seconds": scale(5), **options}
         )
         return responder.respond(message, history)
 
@@ -90,11 +93,11 @@ async def test_a_model_is_given_the_conversation(model: Model, ask: Ask) -> None
 
 async def test_pieces_come_as_they_are_sent(model: Model, ask: Ask) -> None:
     """Before the answer is over."""
-    model.chunks = [event("one "), 10.0]
+    model.chunks = [event("one "), scale(20.0)]
     pieces = ask()
     assert await anext(pieces) == "one "
     await pieces.aclose()  # type: ignore[attr-defined]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scale(10)):
         await model.has_hung_up.wait()
 
 
@@ -247,17 +250,24 @@ async def test_a_failing_model_is_an_error(model: Model, ask: Ask, status: str) 
     ("wait", "told"),
     [
         ("7", r"; try again in 7 s$"),
+        ("within an hour", r"; try again in [23][0-9]{3} s$"),
         ("Fri, 31 Dec 2100 23:59:59 GMT", "$"),
+        ("Fri, 31 Dec 2010 23:59:59", "$"),
+        ("Fri, 99 Dec 2100 23:59:59 GMT", "$"),
         ("soon", "$"),
     ],
 )
 async def test_the_reason_of_a_failure_is_for_staff_and_the_wait_for_the_client(
     model: Model, ask: Ask, caplog: pytest.LogCaptureFixture, wait: str, told: str
 ) -> None:
+    if wait == "within an hour":
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        wait = format_datetime(soon, usegmt=True)
     model.status = f"429 Slow\r\nRetry-After: {wait}"
     model.chunks = [b'{"error": {"message": "no  quota", "code": 1}}']
-    with pytest.raises(ResponderFailed, match=f"HTTP 429{told}"):
+    with pytest.raises(ResponderFailed, match=f"HTTP 429{told}") as failed:
         await collect(ask())
+    assert failed.value.reason == "the model answered HTTP 429: no quota\n"
     assert "The model answered HTTP 429: no quota" in caplog.text
 
 
@@ -265,7 +275,9 @@ async def test_the_reason_of_a_failure_is_for_staff_and_the_wait_for_the_client(
 async def test_azure_gets_its_version_and_its_header(model: Model, end: str) -> None:
     model.chunks = [event("one", finish_reason="stop"), DONE]
     url = f"{model.base_url}/openai/deployments/d{end}?api-version=2024-10-21"
-    responder = CompletionsResponder(base_url=url, api_key="key", timeout_seconds=5)
+    responder = CompletionsResponder(
+        base_url=url, api_key="key", timeout_seconds=scale(5)
+    )
     assert await collect(responder.respond("x", ())) == ["one"]
     path = "/openai/deployments/d/chat/completions?api-version=2024-10-21"
     assert model.path.endswith(path)
@@ -305,6 +317,15 @@ async def test_an_answer_that_breaks_off_is_an_error_after_what_came(
     assert await anext(pieces) == "half an "
     with pytest.raises(ResponderFailed, match="broke off"):
         await anext(pieces)
+
+
+async def test_a_body_that_cannot_be_decoded_is_an_error(
+    model: Model, ask: Ask
+) -> None:
+    model.content_type += "\r\nContent-Encoding: gzip"
+    model.chunks = [b"no gzip"]
+    with pytest.raises(ResponderFailed, match="broke off"):
+        await collect(ask())
 
 
 async def test_a_slow_model_is_an_error(model: Model, ask: Ask) -> None:
@@ -392,6 +413,23 @@ async def test_the_arguments_of_tool_calls_grow_as_the_model_writes_them(
     ]
 
 
+def test_calls_that_share_an_index_are_told_apart_by_their_ids() -> None:
+    """As those of Ollama; other servers repeat the id and the name of one call."""
+    fragments = [
+        ("a", {"name": "add", "arguments": "{}"}),
+        ("b", {"name": "add", "arguments": '{"x":'}),
+        (None, {"arguments": "1"}),
+        ("b", {"name": "add", "arguments": "}"}),
+        ("c", {"arguments": " "}),
+    ]
+    calls = [
+        {"index": 0, "id": call_id, "function": function}
+        for call_id, function in fragments
+    ]
+    parts = ModelParts().read({"tool_calls": calls})
+    assert [part.id for part in parts] == ["a", "b", "b", "b", "b"]
+
+
 @pytest.mark.parametrize("choices", [{"choices": []}, {}, {"choices": None}])
 async def test_a_chunk_may_carry_the_usage_alone(
     model: Model, ask: Ask, choices: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -477,6 +515,9 @@ async def test_a_model_that_is_away_is_an_error(model: Model) -> None:
         ("COMPLETIONS_EXTRA_HEADERS", '{"X A": "1"}', CompletionsResponder),
         ("COMPLETIONS_EXTRA_HEADERS", '{"X-A": "1\\r\\nB: 2"}', CompletionsResponder),
         ("COMPLETIONS_EXTRA_HEADERS", '{"X-A": "\u00e9"}', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_HEADERS", '{"X-A": "1 "}', CompletionsResponder),
+        ("COMPLETIONS_API_KEY", "not\nthis", CompletionsResponder),
+        ("COMPLETIONS_API_KEY", "not-\u00e9", CompletionsResponder),
         ("ECHO_DELAY_SECONDS", "soon", EchoResponder),
         ("ECHO_DELAY_SECONDS", "nan", EchoResponder),
     ],
@@ -486,5 +527,17 @@ def test_what_is_wrong_in_the_environment_is_named(
 ) -> None:
     monkeypatch.setenv("COMPLETIONS_BASE_URL", "http://127.0.0.1:1/v1")
     monkeypatch.setenv(name, value)
-    with pytest.raises(ImproperlyConfigured, match=name):
+    with pytest.raises(ImproperlyConfigured, match=name) as caught:
         responder()
+    if name in ("COMPLETIONS_API_KEY", "COMPLETIONS_EXTRA_HEADERS"):
+        assert value not in str(caught.value)
+
+
+async def test_a_key_from_a_file_may_end_with_a_line(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPLETIONS_API_KEY", "secret\n")
+    model.chunks = [event("hello"), DONE]
+    responder = CompletionsResponder(base_url=model.base_url)
+    assert await collect(responder.respond("x", ())) == ["hello"]
+    assert model.headers["authorization"] == "Bearer secret"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import free_port
+from connections.testing.waiting import scale
 from tests.plugins.selection import LIVE_FOLDERS
 
 pytestmark = pytest.mark.source
@@ -48,7 +49,8 @@ import os, pathlib, socket, sys
 with open(os.environ["CALLS"], "a") as calls:
     print("manage", *sys.argv[1:], file=calls)
 if sys.argv[1] == "serve" and "LISTENS" in os.environ:
-    with socket.create_server(("127.0.0.1", int(os.environ["PORT"]))) as server:
+    address = (os.environ["HOST"], int(os.environ["PORT"]))
+    with socket.create_server(address) as server:
         server.accept()
 if sys.argv[1] == "prepare_development":
     folder = pathlib.Path(os.environ.get("ORCHESTRA_VAR", "var"))
@@ -121,7 +123,7 @@ class Machine:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=scale(30),
         )
 
     def calls(self) -> list[str]:
@@ -164,11 +166,13 @@ def test_server_sets_everything_up_and_serves(machine: Machine) -> None:
 
 
 def test_server_prints_how_to_connect_once_it_listens(machine: Machine) -> None:
-    port = str(free_port())
-    done = machine.run("server", PORT=port, LISTENS="1")
-    assert f"ws://127.0.0.1:{port}/ws/echo/ --token the-token" in done.stderr
+    # On an address on which no other process of this machine listens.
+    place = {"HOST": "127.0.0.3", "PORT": str(free_port())}
+    done = machine.run("server", LISTENS="1", **place)
+    url = f"ws://127.0.0.3:{place['PORT']}/ws/echo/"
+    assert f"{url} --token the-token" in done.stderr
     assert "user admin, password the-password" in done.stderr
-    assert "the-token" not in machine.run("server", PORT=port).stderr
+    assert "the-token" not in machine.run("server", **place).stderr
 
 
 def test_a_model_answers_where_there_is_one_else_the_agents(machine: Machine) -> None:
@@ -418,8 +422,10 @@ def test_each_cell_runs_the_quick_tests_on_its_own_pins(machine: Machine) -> Non
     calls = machine.calls()
     assert calls.count("venv") == 2
     runs = [call for call in calls if call.startswith("pytest")]
-    assert len(runs) == 2
-    assert all(call.endswith("-m quick and not source -x") for call in runs)
+    # The newest Django has all of them.
+    older, newest = runs
+    assert older.endswith("-m quick and not source and not without_django -x")
+    assert newest.endswith("-m quick and not source -x")
     for cell in ("django60", "django61"):
         assert any(call.endswith(f"-r requirements/{cell}.txt") for call in calls)
 

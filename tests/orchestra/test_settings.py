@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from connections.testing.waiting import scale
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PRINT = (
@@ -34,7 +36,7 @@ def read_settings(folder: Path, **environment: str) -> dict[str, Any]:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scale(30),
         check=True,
     )
     found: dict[str, Any] = json.loads(done.stdout)
@@ -154,7 +156,7 @@ def test_a_wrong_value_is_named_in_one_line(
         env={**os.environ, "ORCHESTRA_VAR": str(tmp_path), name: value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scale(30),
     )
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1

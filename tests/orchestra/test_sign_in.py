@@ -67,7 +67,9 @@ def test_wrong_passwords_for_many_users_lock_the_address() -> None:
     assert post(PAGES[0], password="secret words").status_code == 429
 
 
-@pytest.mark.parametrize("name", ["Alice", "ALICE", "\uff41lice"])
+@pytest.mark.parametrize(
+    "name", ["Alice", "ALICE", "\uff41lice", " alice", "alice\t", "\u3000alice\xa0"]
+)
 def test_a_name_in_another_writing_is_the_same_user(name: str) -> None:
     for _ in range(MAX_PER_USER):
         post(PAGES[0], name)

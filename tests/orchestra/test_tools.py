@@ -9,7 +9,7 @@ import pytest
 from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
-from connections.testing.waiting import wait_until
+from connections.testing.waiting import scale, wait_until
 from orchestra.responders import CompletionsResponder
 from orchestra.tools import Tool, ToolFailed
 from sessions_history.log import get_log
@@ -51,7 +51,7 @@ class Refunds:
 
 def make_responder(model: Model, **options: Any) -> CompletionsResponder:
     return CompletionsResponder(
-        base_url=model.base_url, **{"timeout_seconds": 5, **options}
+        base_url=model.base_url, **{"timeout_seconds": scale(5), **options}
     )
 
 
@@ -189,6 +189,42 @@ async def test_the_model_learns_why_a_tool_has_no_result(
     assert reason in json.loads(model.asked["messages"][-1]["content"])["error"]
     is_logged = any(one.message.startswith("The tool ") for one in caplog.records)
     assert is_logged == (reason == "the tool failed")
+
+
+def make_deep(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth - 1):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "content"),
+    [
+        (["\x00"], '{"error": "the result holds a NUL character"}'),
+        ({"a": "\ud800"}, '{"error": "the result holds a lone surrogate"}'),
+        ([float("nan")], '{"error": "the result holds NaN or Infinity"}'),
+        (make_deep(64), '{"error": "the result holds nesting deeper than 64"}'),
+        ("a\x00\ud800", '"a\ufffd\ufffd"'),
+        (ToolFailed("no\x00 \ud800"), '{"error": "no\ufffd \ufffd"}'),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+async def test_a_result_that_cannot_be_stored_does_not_end_the_answer(
+    model: Model, nodes: list[Node], given: Any, content: str
+) -> None:
+    async def give() -> Any:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    model.turns = [call(("a", "give", "{}")), [event("Sorry."), DONE]]
+    node = start(nodes, make_responder(model, tools={"give": give}))
+    async with talk(node, subprotocols=("orchestra.v2",)) as alice:
+        await alice.say({"text": "hello"})
+        entry = await wait_for_answer(alice.session_id)
+    assert (entry.state, json.loads(entry.data)["text"]) == ("done", "Sorry.")
+    assert model.asked["messages"][-1]["content"] == content
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ü", "x" * 65])

@@ -4,12 +4,12 @@
 import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
 
-import { closeClients, makeClient, until } from "./chats.mjs";
+import { ODD_ENTRIES, PAUSE_SECONDS, closeClients, makeClient, until } from "./chats.mjs";
 
 const { EventType, buildResumeArray } = await import("@ag-ui/client");
 const { EventSchema } = await import("@ag-ui/core/schemas");
 const { SessionAgent } = await import("orchestra-websocket-client/ag-ui");
-const { Bench, entry } = await import(process.env.FAKES);
+const { Bench, entry, settle } = await import(process.env.FAKES);
 
 const by = (author) => ({ orchestra: { offset: 2, ...(author && { author }) } });
 const ANSWER = [
@@ -51,7 +51,7 @@ const ANSWER = [
   },
   { id: "2-e", role: "activity", activityType: "error", content: { message: "no second source" }, metadata: by("critic") },
 ];
-const SLOWLY = { forwardedProps: { pause_seconds: 0.1 } };
+const SLOWLY = { forwardedProps: { pause_seconds: PAUSE_SECONDS } };
 const plain = (value) => JSON.parse(JSON.stringify(value));
 
 /** Return an agent of a client, whose events are recorded and held to the schemas. */
@@ -384,3 +384,76 @@ test("what the application appended is an activity, and files are part of a mess
     [{ text: "see", files }, true],
   ]);
 });
+
+test("a run that is left before its ack sends no message twice, and leaves its answer", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach();
+  const agent = makeAgent(bench.client);
+  const sent = () => socket.sent.filter(({ type }) => type === "message");
+  agent.addMessage({ id: "a", role: "user", content: "first" });
+  void agent.runAgent();
+  await until(() => sent().length === 1);
+  agent.addMessage({ id: "b", role: "user", content: "second" });
+  const running = agent.runAgent();
+  await until(() => agent.isRunning);
+  await settle();
+  socket.say({ type: "ack", id: sent()[0].id, offset: 1 });
+  socket.say(entry(1));
+  socket.say(entry(2, { from: "server", data: { text: "one" } }));
+  await until(() => sent().length === 2);
+  socket.say({ type: "ack", id: sent()[1].id, offset: 3 });
+  socket.say(entry(3));
+  socket.say(entry(4, { from: "server", data: { text: "two" } }));
+  await running;
+  assert.deepEqual(sent().map(({ data, answer }) => [data.text, answer]), [["first", true], ["second", true]]);
+  await agent.connectAgent();
+  const answers = agent.messages.filter(({ role }) => role === "assistant");
+  assert.deepEqual(answers.map(({ content }) => content).sort(), ["one", "two"]);
+});
+
+test("a log that was replaced is shown by an agent that follows", async () => {
+  const { bench, socket, agent, connected } = begin();
+  await until(() => agent.messages.length === 0 && agent.isRunning);
+  agent.follow();
+  socket.say({ type: "delta", offset: 1, at_char: 0, text: "old" });
+  socket.say({ type: "state", offset: 1, state: "done" });
+  await connected;
+  assert.deepEqual(contentsOf(agent), [["assistant", "old"]]);
+  socket.end(4202);
+  bench.clock.advance(60_000);
+  bench.attach({ epoch: "e2", outcome: "reset", offset: 2 });
+  bench.socket.say(entry(1));
+  bench.socket.say(entry(2, { from: "server", data: { text: "new" } }));
+  await until(() => agent.messages.length === 2 && !agent.isRunning);
+  assert.deepEqual(contentsOf(agent), [["user", "text 1"], ["assistant", "new"]]);
+});
+
+test("an answer that was trimmed is an error of its run, and no other is taken for it", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach();
+  const agent = makeAgent(bench.client);
+  const running = ask(agent, "?");
+  const sent = () => socket.sent.filter(({ type }) => type === "message");
+  await until(() => sent().length === 1);
+  socket.say({ type: "ack", id: sent()[0].id, offset: 1 });
+  await settle();
+  socket.end(4202);
+  bench.clock.advance(60_000);
+  bench.attach({ outcome: "gap", gap: [1, 6], offset: 8 });
+  bench.socket.say(entry(7));
+  bench.socket.say(entry(8, { from: "server", data: { text: "to somebody else" } }));
+  await running;
+  assert.deepEqual([endOf(agent).type, endOf(agent).code], ["RUN_ERROR", "gap"]);
+});
+
+for (const odd of ODD_ENTRIES) {
+  test(`an entry of ${JSON.stringify(odd)} hides no other`, async () => {
+    const bench = new Bench({ page: null });
+    const socket = bench.attach({ offset: 2 });
+    socket.say(entry(1, odd));
+    socket.say(entry(2));
+    const agent = makeAgent(bench.client);
+    await agent.connectAgent();
+    assert.deepEqual(agent.messages.map(({ role }) => role), [odd.from ? "assistant" : "user", "user"]);
+  });
+}

@@ -4,12 +4,12 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 
-import { closeClients, makeClient, until, window } from "./chats.mjs";
+import { ODD_ENTRIES, PAUSE_SECONDS, closeClients, makeClient, until, window } from "./chats.mjs";
 
 const { StrictMode, act, createElement, useEffect } = await import("react");
 const { createRoot } = await import("react-dom/client");
 const { lastAssistantMessageIsCompleteWithApprovalResponses: isAnswered } = await import("ai");
-const { useChat } = await import("@ai-sdk/react");
+const { Chat, useChat } = await import("@ai-sdk/react");
 const { SessionTransport } = await import("orchestra-websocket-client/ai-sdk");
 const { Bench, entry, settle } = await import(process.env.FAKES);
 
@@ -46,7 +46,7 @@ const PARTS = [
   { type: "data-mood", id: "k", data: { calm: true } },
 ];
 const USAGE = { id: "u", type: "usage", author: "writer", input_tokens: 7, output_tokens: 9, model: "m" };
-const SLOWLY = { body: { pause_seconds: 0.1 } };
+const SLOWLY = { body: { pause_seconds: PAUSE_SECONDS } };
 
 /** Leave out what is undefined, as JSON does. */
 const plain = (value) => JSON.parse(JSON.stringify(value));
@@ -58,22 +58,28 @@ class Page {
   constructor(client) {
     this.client = client;
     this.transport = new SessionTransport(client);
-    const element = window.document.createElement("div");
-    this.root = createRoot(element);
   }
 
   /** Show the session, as a page that is loaded. */
   async show({ sendAutomaticallyWhen = isAnswered } = {}) {
     const { transport } = this;
-    const messages = await transport.messages();
-    const Chat = () => {
-      const chat = useChat({ transport, messages, resume: true, sendAutomaticallyWhen });
-      const { setMessages } = chat;
+    const chat = new Chat({ transport, messages: await transport.messages(), sendAutomaticallyWhen });
+    this.View = () => {
+      this.chat = useChat({ chat, resume: true });
+      const { setMessages } = this.chat;
       useEffect(() => transport.follow(setMessages), [setMessages]);
-      this.chat = chat;
     };
-    await act(async () => this.root.render(createElement(StrictMode, null, createElement(Chat))));
+    await this.mount();
     return this;
+  }
+
+  async mount() {
+    this.root = createRoot(window.document.createElement("div"));
+    await act(async () => this.root.render(createElement(StrictMode, null, createElement(this.View))));
+  }
+
+  async unmount() {
+    await act(async () => this.root.unmount());
   }
 
   send(text, options) {
@@ -131,7 +137,7 @@ beforeEach(() => {
 });
 
 afterEach(async () => {
-  for (const { root } of pages) await act(async () => root.unmount());
+  for (const page of pages) await page.unmount();
   closeClients();
 });
 
@@ -169,6 +175,17 @@ test("a page that is loaded amid an answer resumes it", async () => {
   await until(() => second.isReady);
   assert.equal(second.chat.messages.length, 2);
   second.checkAnswer();
+});
+
+test("a view that is unmounted stops nothing, and shows the answer when it is back", async () => {
+  const page = await load();
+  await page.send("?", SLOWLY);
+  await until(() => page.isAmid);
+  await page.unmount();
+  await page.mount();
+  await until(() => page.isReady);
+  page.checkAnswer();
+  assert.equal(page.chat.messages.length, 2);
 });
 
 test("a second tab shows what the first asks, and a stop stops it for both", async () => {
@@ -507,4 +524,94 @@ test("files of a message are part of it, and no message is edited", async () => 
   assert.deepEqual(message.parts, messages[0].parts);
   const edit = transport.sendMessages({ trigger: "submit-message", messages, messageId: "m" });
   await assert.rejects(edit, { code: "unsupported" });
+});
+
+for (const odd of ODD_ENTRIES) {
+  test(`an entry of ${JSON.stringify(odd)} hides no other`, async () => {
+    const bench = new Bench({ page: null });
+    const socket = bench.attach({ offset: 2 });
+    socket.say(entry(1, odd));
+    socket.say(entry(2));
+    const roles = [odd.from ? "assistant" : "user", "user"];
+    const messages = await new SessionTransport(bench.client).messages();
+    assert.deepEqual(messages.map(({ role }) => role), roles);
+    const types = messages[0].parts.map(({ type }) => type);
+    assert.equal(types.includes("file"), JSON.stringify(odd).includes("https"));
+    assert.equal(types.includes("data-custom"), odd.from === "server");
+    let shown = [];
+    const leave = new SessionTransport(bench.client).follow((update) => {
+      shown = update(shown);
+    });
+    await until(() => shown.length === 2);
+    assert.deepEqual(shown.map(({ role }) => role), roles);
+    leave();
+  });
+}
+
+test("an entry that a chat does not take hides no other", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach({ offset: 2 });
+  socket.say(entry(1));
+  socket.say(entry(2));
+  const shown = [];
+  const leave = new SessionTransport(bench.client).follow((update) => {
+    const [{ id }] = update([]);
+    if (id === "entry-1") throw new Error("no room");
+    shown.push(id);
+  });
+  await until(() => shown.length > 0);
+  assert.deepEqual(shown, ["entry-2"]);
+  leave();
+});
+
+test("a log that was replaced is shown by a chat that follows", async () => {
+  const { bench, socket, transport } = await begin();
+  let shown = await transport.messages();
+  const leave = transport.follow((update) => {
+    shown = update(shown);
+  });
+  await settle();
+  const messages = [{ id: "m", role: "user", parts: [{ type: "text", text: "hi" }] }];
+  const asked = transport.sendMessages({ trigger: "submit-message", messages });
+  const { id } = socket.sent.find(({ type }) => type === "message");
+  socket.end(4202);
+  bench.clock.advance(60_000);
+  bench.attach({ epoch: "e2", outcome: "reset", offset: 2 });
+  bench.socket.say(entry(1));
+  bench.socket.say(entry(2, { from: "server", data: { text: "new" } }));
+  bench.socket.say({ type: "ack", id, offset: 3 });
+  bench.socket.say(entry(3));
+  const textsOf = () => shown.map(({ parts }) => parts.map(({ text }) => text).join());
+  await until(() => shown.length === 3);
+  assert.deepEqual(textsOf(), ["text 1", "new", "text 3"]);
+  bench.socket.say(entry(4, ANSWER));
+  await asked;
+  leave();
+});
+
+test("an answer that was trimmed is an error, and no other is taken for it", async () => {
+  const bench = new Bench({ page: null });
+  const first = bench.attach();
+  const transport = new SessionTransport(bench.client);
+  const messages = [{ id: "m", role: "user", parts: [{ type: "text", text: "hi" }] }];
+  const ask = () => transport.sendMessages({ trigger: "submit-message", messages });
+  const sent = (socket) => socket.sent.filter(({ type }) => type === "message");
+  const acked = ask();
+  first.say({ type: "ack", id: sent(first)[0].id, offset: 1 });
+  const reader = (await acked).getReader();
+  const unacked = ask();
+  first.end(4202);
+  bench.clock.advance(60_000);
+  const second = bench.attach({ outcome: "gap", gap: [1, 6], offset: 8 });
+  second.say(entry(7));
+  second.say(entry(8, { from: "server", data: { text: "to somebody else" } }));
+  await assert.rejects(reader.read(), { code: "gap" });
+  // It was recorded before the connection was lost.
+  second.say({ type: "ack", id: sent(second)[0].id, offset: 3 });
+  await assert.rejects((await unacked).getReader().read(), { code: "gap" });
+  const own = ask();
+  second.say({ type: "ack", id: sent(second)[1].id, offset: 9 });
+  second.say(entry(9));
+  second.say(entry(10, { from: "server", data: { text: "to me" } }));
+  assert.equal((await readTypes((await own).getReader())).at(-1), "finish");
 });

@@ -1,6 +1,7 @@
 // What the tests of the adapters share: a document, clients of a live server, waits.
 //
-// SERVER is the URL of the server, TOKEN a token for it.
+// SERVER is the URL of the server, TOKEN a token for it, TEST_PATIENCE what pauses are
+// multiplied by.
 
 import { JSDOM } from "jsdom";
 
@@ -13,7 +14,17 @@ globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { act } = await import("react");
 const { SessionClient } = await import("orchestra-websocket-client");
 
+/** What any writer may post, and a front end cannot show. */
+export const ODD_ENTRIES = [
+  { data: { text: "see", files: [null] } },
+  { data: { text: "see", files: ["a.png", { url: "https://host/a.png", name: null, media_type: 1 }] } },
+  { from: "server", parts: [{ id: "k", type: "custom", data: 1 }], changes: 1 },
+];
+
 const clients = [];
+
+/** Seconds between the parts of a slow answer, in which a test does something amid it. */
+export const PAUSE_SECONDS = 0.1 * Number(process.env.TEST_PATIENCE || 1);
 
 /** Make a client of a session of the live server. */
 export function makeClient(session = "new") {

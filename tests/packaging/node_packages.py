@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 SOURCE = ROOT / "clients" / "javascript"
@@ -29,7 +30,7 @@ class NodePackage:
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=scale(150),
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

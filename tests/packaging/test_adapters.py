@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from connections.testing import Servers
+from connections.testing.waiting import scale
 from tests.packaging.node_packages import NodePackage
 from tests.project import ROOT
 
@@ -17,7 +18,7 @@ def run(package: NodePackage, servers: Servers, name: str) -> None:
     for module in (name, "chats.mjs"):
         shutil.copy(Path(__file__).with_name(module), package.folder)
     package.run(
-        *("node", "--test", "--test-timeout=120000", name),
+        *("node", "--test", f"--test-timeout={scale(120_000):.0f}", name),
         FAKES=FAKES.as_uri(),
         SERVER=server.url,
         TOKEN=server.create_token(),

@@ -36,7 +36,7 @@ import { SessionTransport } from "NAME/ai-sdk";
 import { SessionAgent } from "NAME/ag-ui";
 import { type AbstractAgent } from "@ag-ui/client";
 import { type UIMessage } from "ai";
-import { useChat } from "@ai-sdk/react";
+import { Chat as AiChat, useChat } from "@ai-sdk/react";
 
 const show = (text: string): void => console.log(text);
 const client = new SessionClient("/ws/");
@@ -56,7 +56,8 @@ export function Chat(): string {
 }
 export function OtherChat({ messages }: { messages: UIMessage[] }): string {
   const transport = new SessionTransport(client);
-  const { setMessages, status } = useChat({ transport, messages, resume: true });
+  const chat = new AiChat({ transport, messages });
+  const { setMessages, status } = useChat({ chat, resume: true });
   show(String(transport.follow(setMessages)));
   return status;
 }

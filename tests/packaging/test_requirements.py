@@ -1,7 +1,10 @@
 """Test that the pinned requirements are complete, for every cell."""
 
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +97,28 @@ def test_a_pinned_file_has_all_that_its_source_names(path: Path) -> None:
 
 def test_the_first_file_has_the_packages_that_the_project_is_known_for() -> None:
     assert read_names(ROOT / "requirements.txt") >= KNOWN_FOR
+
+
+def test_the_first_file_has_all_that_the_quick_tests_need(tmp_path: Path) -> None:
+    """They are collected with its packages alone; none is run."""
+    for name in read_pins(ROOT / "requirements.txt"):
+        distribution = importlib.metadata.distribution(name)
+        for top in {path.parts[0] for path in distribution.files or ()} - {".."}:
+            place = tmp_path / top
+            if not place.exists():
+                place.symlink_to(str(distribution.locate_file(top)))
+    done = subprocess.run(
+        # -S: without the packages of this environment.
+        [
+            *(sys.executable, "-S", "-m", "pytest", "-q", "--collect-only"),
+            *("-p", "no:cacheprovider", "-m", "quick"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
 
 
 @pytest.mark.parametrize("cell", CELLS)

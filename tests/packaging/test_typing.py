@@ -7,7 +7,7 @@ import pytest
 
 from tests.packaging.conftest import Built
 from tests.packaging.environments import Environment, run_python
-from tests.pages import QUICKSTART, read_blocks
+from tests.pages import QUICKSTART, README, read_blocks
 
 IMPORTS = """
 from collections.abc import Callable
@@ -32,9 +32,9 @@ def close(end: Callable[[int, str], None]) -> None:
 """
 
 
-def read_consumer() -> str:
-    """Return the quickstart's consumer with annotations, as `--strict` asks."""
-    blocks = read_blocks(QUICKSTART.read_text(), "python")
+def read_consumer(page: Path) -> str:
+    """Return the consumer of a page with annotations, as `--strict` asks."""
+    blocks = read_blocks(page.read_text(), "python")
     consumer = next(block for block in blocks if "class ChatConsumer" in block)
     return re.sub(
         r"async def (\w+)\(self, (\w+)\):",
@@ -50,11 +50,12 @@ def environment(library: Built, tmp_path: Path) -> Environment:
     return made
 
 
+@pytest.mark.parametrize("page", [README, QUICKSTART], ids=["readme", "quickstart"])
 def test_a_users_consumer_passes_mypy_strict(
-    environment: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path, page: Path
 ) -> None:
     consumer = tmp_path / "consumers.py"
-    consumer.write_text(IMPORTS + read_consumer() + MORE)
+    consumer.write_text(IMPORTS + read_consumer(page) + MORE)
     run_python(
         *("-m", "mypy", "--strict", "--python-executable", str(environment.python)),
         *("--cache-dir", str(tmp_path / "cache"), str(consumer)),

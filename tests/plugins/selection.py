@@ -40,31 +40,31 @@ WITHOUT_DJANGO = (
 PROMISES = frozenset(
     {
         # Limits, and the end of connections.
-        "test_the_node_ends_its_own_idle_connections",
+        "test_the_node_ends_its_own_idle_connections[serve]",
         "test_limits_and_records",
         "test_a_kick_takes_effect_on_every_node_without_a_beat",
         "test_the_sixth_connection_evicts_the_first_on_the_other_node",
-        "test_a_killed_server_leaves_no_open_rows",
+        "test_a_killed_server_leaves_no_open_rows[serve]",
         "test_attack[vanish]",
         "test_attack[unread_small]",
         "test_attack[flood_of_large]",
         "test_attack[violations]",
         "test_attack[guessing]",
         # Rights.
-        "test_who_is_refused_and_how",
-        "test_in_the_process_of_the_node",
+        "test_who_is_refused_and_how[serve]",
+        "test_in_the_process_of_the_node[daphne]",
         "test_across_processes_with_redis",
-        "test_a_planted_secret_is_nowhere[serve]",
+        "test_a_planted_secret_is_nowhere[daphne]",
         # Drain and outages.
         "test_a_rolling_restart_loses_nobody",
         "test_bye_names_the_moment_and_the_close_keeps_to_it",
         "test_nobody_is_dropped_and_the_limits_come_back[restart]",
         "test_a_restart_under_load",
         # Sessions.
-        "test_what_clients_know_acked_is_the_log",
+        "test_what_clients_know_acked_is_the_log[sqlite]",
         "test_a_reload_in_the_middle_of_an_answer",
         # Adoption.
-        "test_the_tutorials_rooms",
+        "test_the_tutorials_rooms[limited-chat]",
         "test_a_project_keeps_every_promise[quickstart-sqlite]",
         "test_what_the_page_shows_is_what_is_open",
     }

@@ -3,14 +3,18 @@ In CI, run each live test that failed once more, alone, after all others.
 
 One that passes then is printed as UNSTABLE with the report of its failure: it has
 a fault, of ours or of the test, and is to be mended. More than two are a failure.
-Tests within this process are not run again: they have no machine to blame.
+Tests within this process are not run again: they have no machine to blame. The end
+of a log is what people see of it, so the causes of what failed are its last lines.
 
     python -m tests.plugins.unstable FILE...  # the failures that runs left there
+    python -m tests.plugins.unstable --tell FILE...  # show them, and run nothing
 """
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,13 @@ import pytest
 from tests.plugins.selection import TESTS, is_live
 
 MOST_UNSTABLE = 2
+_FIRST_LINES, _LAST_LINES, _CHARACTERS = 5, 10, 300
+"""How much of the errors of a failed test is shown again: lines, and of each."""
+
+_TOLD = re.compile(r"E |(tests|connections|sessions_history)/[\w/]+\.py:\d+: ")
+"""The lines of a report that are shown again: errors, and where they passed."""
+
+Run = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 
 class FailureLog:
@@ -52,20 +63,36 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(FailureLog(path), "failure-log")
 
 
-def run_again(failed: dict[str, str]) -> int:
+def run_alone(nodeid: str) -> "subprocess.CompletedProcess[str]":
+    """Run one test in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--no-cov", nodeid]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def tell(failed: dict[str, str]) -> int:
+    """Print why each test failed, in few lines; return the exit code of a failure."""
+    for nodeid, report in failed.items():
+        shown = (line[:_CHARACTERS] for line in report.splitlines())
+        lines = [one for one in shown if _TOLD.match(one)]
+        if len(lines) > _FIRST_LINES + _LAST_LINES:
+            lines[_FIRST_LINES:-_LAST_LINES] = ["..."]
+        print(f"FAILED {nodeid}", *lines, sep="\n")
+    return 1
+
+
+def run_again(failed: dict[str, str], run: Run = run_alone) -> int:
     """Run failed live tests alone; return the exit code of the whole run."""
     final = [one for one in failed if not is_live(TESTS.parent / one.split("::")[0])]
     if final:
         print(f"{len(final)} failed test(s) within one process are not run again")
-        return 1
+        return tell(failed)
     if len(failed) > MOST_UNSTABLE:
         print(f"{len(failed)} live tests failed; at most {MOST_UNSTABLE} are run again")
-        return 1
+        return tell(failed)
     unstable = []
     for nodeid, report in failed.items():
         print(f"\nRunning once more, alone: {nodeid}", flush=True)
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--no-cov", nodeid]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = run(nodeid)
         if done.returncode:
             print(done.stdout + done.stderr)
             return 1
@@ -78,6 +105,7 @@ def run_again(failed: dict[str, str]) -> int:
 
 if __name__ == "__main__":
     failures: dict[str, str] = {}
-    for name in sys.argv[1:]:
+    is_told = sys.argv[1] == "--tell"
+    for name in sys.argv[1 + is_told :]:
         failures |= json.loads(Path(name).read_text(encoding="utf-8"))
-    sys.exit(run_again(failures))
+    sys.exit(tell(failures) if is_told else run_again(failures))

@@ -27,6 +27,7 @@ from sessions_history.commits import commit
 from sessions_history.entries import Committed
 from sessions_history.models import HistoryEntry, Session
 from sessions_history.reads import read_entries_after
+from tests.connections.failing_database import database_unreachable
 from tests.connections.login import log_in
 from tests.connections.rows import make_connection_row, make_node_row
 from tests.sessions_history.appends import LIMITS, make_append, make_beginning
@@ -109,6 +110,22 @@ def test_a_change_of_a_user_is_posted_when_it_is_committed() -> None:
         alice.save()
         _ = 1 / 0
     assert CloseRequest.objects.count() == 1
+
+
+def test_commits_of_users_go_on_while_the_database_of_requests_is_away() -> None:
+    alice = User.objects.create_user("alice")
+    called: list[str] = []
+    for change in (_lock_out, User.delete):
+        with database_unreachable("own"), transaction.atomic():
+            change(alice)
+            transaction.on_commit(lambda: called.append("hook"))
+    assert called == ["hook", "hook"]
+    assert not User.objects.exists()
+
+
+def _lock_out(user: User) -> None:
+    user.is_active = False
+    user.save()
 
 
 def test_connections_of_users_and_sessions_are_rechecked() -> None:

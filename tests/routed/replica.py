@@ -2,6 +2,7 @@
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
 
 from connections import close_codes
 from connections.config.loader import get_config
@@ -9,8 +10,9 @@ from connections.credentials.recheck import AuthorisationSnapshot, find_close_re
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import create_access_token, verify_access_token
-from connections.models import Ban, CloseRequest
+from connections.models import Ban, CloseRequest, ForgetRequest
 from connections.storage.database import require_tables
+from sessions_history.questions import find_user
 from sessions_history.reads import Claim, read_snapshot
 from tests.connections.login import log_in
 from tests.sessions_history.appends import make_session
@@ -60,5 +62,18 @@ def test_a_session_that_was_just_begun_is_found() -> None:
     assert not read_snapshot(session_id, "a", Claim()).position.is_provisional
 
 
+def test_a_responder_gets_a_user_who_has_just_signed_up() -> None:
+    alice = User.objects.create_user("alice")
+    assert find_user(str(alice.pk)) == alice
+
+
 def test_the_tables_are_found() -> None:
     require_tables()
+
+
+def test_a_person_who_has_just_asked_for_it_is_forgotten() -> None:
+    """The command reads its request again, which the replica does not have yet."""
+    Ban.objects.create(target="client", value="a")
+    call_command("forget", "--client", "a")
+    assert not Ban.objects.exists()
+    assert not ForgetRequest.objects.exists()

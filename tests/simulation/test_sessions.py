@@ -42,6 +42,6 @@ def test_all_clients_agree_with_the_log_whatever_happens(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(4000)
+@pytest.mark.timeout(2000)
 def test_all_clients_agree_for_a_long_time(request: pytest.FixtureRequest) -> None:
     run(request, 600)

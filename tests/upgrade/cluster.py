@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from connections.testing import LiveServer, free_port
+from connections.testing import LiveServer
+from connections.testing.waiting import scale
+from tests.integration.ports import hold_port
 from tests.project import make_server
 
 USERS = 20
@@ -14,9 +16,11 @@ CONFIG: dict[str, object] = {
     "on_client_limit": "refuse",
     "max_session_history": 1000,
     "node__beat_seconds": 0.5,
-    "node__lease_seconds": 6,
-    "node__node_timeout_seconds": 5,
-    "drain__grace_seconds": 4,
+    # A slow machine pauses a node for seconds, which must cost no slot.
+    "node__lease_seconds": scale(6),
+    "node__node_timeout_seconds": scale(5),
+    "handshake__timeout_seconds": scale(10),
+    "drain__grace_seconds": scale(4),
 }
 
 
@@ -25,7 +29,7 @@ class Cluster:
 
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self._folder = folder
-        self._ports = (free_port(), free_port())
+        self._ports = (hold_port(self), hold_port(self))
         self._environment = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,

@@ -11,6 +11,7 @@ import pytest
 
 from connections.client import SessionClient
 from connections.testing import read_close, wait_until
+from connections.testing.waiting import scale
 from tests.integration.services import PostgresProcess
 from tests.upgrade.cluster import CONNECTIONS_EACH, USERS, Cluster
 
@@ -23,7 +24,13 @@ class Talker:
     """A client that sends numbers to a session of its own, one after the other."""
 
     def __init__(self, url: str, token: str) -> None:
-        self.client = SessionClient(url, token=token)
+        # A client that left a node for a pause would leave its slot to another.
+        self.client = SessionClient(
+            url,
+            token=token,
+            heartbeat_timeout_seconds=scale(5),
+            ack_timeout_seconds=scale(15),
+        )
         self.acked: dict[int, int] = {}
         """Numbers by the offset that the server gave them."""
         self._is_done = False

@@ -1,0 +1,5 @@
+"""The project's URLs, all under a prefix."""
+
+from django.urls import include, path
+
+urlpatterns = [path("site/", include("orchestra.urls"))]
