@@ -20,7 +20,7 @@ RECORD = ROOT / "docs" / "evidence" / "benchmarks.json"
 CHARTS = ROOT / "docs" / "_static"
 
 _WIDTH, _BAR, _GAP, _HEAD, _NAMES = 720, 18, 8, 52, 190
-_FIGURES = 110
+_FIGURES = 190
 _STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#24292f}.t{font-weight:600}"
     ".s{font-size:11px;fill:#57606a}.o{fill:#1f6feb}.p{fill:#8c959f}"

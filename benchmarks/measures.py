@@ -5,13 +5,12 @@ import json
 import signal
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Contender
-from benchmarks.processes import ServerProcess
+from benchmarks.processes import DIRECT, ServerProcess
 from benchmarks.several import (
     measure_nodes,
     measure_opening,
@@ -195,7 +194,7 @@ def _scrape(server: ServerProcess) -> None:
     """Request the metrics as Prometheus does; a server may have none."""
     url = f"http://127.0.0.1:{server.port}/metrics"
     with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(url, timeout=10).close()
+        DIRECT.open(url, timeout=10).close()
 
 
 def _describe_blocks(seen: dict[str, Any], prefix: str) -> Values:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from connections.capacity.load.procfs import read_cpu_seconds, read_memory_kib
 
 ROOT = Path(__file__).resolve().parents[1]
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs of this machine, whatever proxy the environment names."""
+
 _START_SECONDS = 60
 
 

@@ -174,7 +174,7 @@ async def _end_last(site: Site, port: int, requests: int) -> None:
     own = "127.0.1.250"
     origin: Any = f"http://127.0.0.1:{port}"
     url = f"ws://127.0.0.1:{port}/ws/echo/"
-    async with connect(url, origin=origin, local_addr=(own, 0)) as last:
+    async with connect(url, origin=origin, local_addr=(own, 0), proxy=None) as last:
         post = partial(site.step, "post_requests", requests, BENCHMARKS_LAST=own)
         await asyncio.to_thread(post)
         async with asyncio.timeout(_MOST_BLOCKED_SECONDS):
@@ -204,7 +204,7 @@ async def _echo_beside_answers(port: int, sessions: int) -> Figures:
     url = f"ws://127.0.0.1:{port}/ws/echo/"
     # Another client, by its address.
     own = ("127.0.0.2", 0)
-    async with connect(url, origin=origin, local_addr=own) as bystander:
+    async with connect(url, origin=origin, local_addr=own, proxy=None) as bystander:
         alone = await _echo_steadily(bystander)
         begun = 0
         for start in range(0, sessions, _SESSIONS_AT_ONCE):
@@ -236,7 +236,7 @@ async def _ask_for_answers(port: int, origin: Any, number: int) -> int:
     """Begin answers in a new session; return how many were begun."""
     begun = 0
     url = f"ws://127.0.0.1:{port}/ws/sessions/new/"
-    async with connect(url, origin=origin) as socket:
+    async with connect(url, origin=origin, proxy=None) as socket:
         await _await_type(socket, "hello")
         for answer in range(_ANSWERS_PER_SESSION):
             message = {"type": "message", "data": {"text": "hello"}}

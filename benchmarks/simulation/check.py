@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 
 from benchmarks.simulation.costs import PoolCosts
 from benchmarks.simulation.live import Cluster, Used, serving
-from benchmarks.simulation.measure import WARM_UP, get_limit, measure_costs
+from benchmarks.simulation.measure import (
+    add_second_node,
+    get_limit,
+    measure_costs,
+    warm_up,
+)
 from benchmarks.simulation.model import Assumptions, Model
 from benchmarks.simulation.node import Cohort, Node, Steps
 from benchmarks.simulation.returning import Returns, measure_drain, measure_kill
@@ -51,8 +56,8 @@ def check(
     """
     Run real nodes and the model, and return what both have used.
 
-    The costs are measured anew on a node beside, in turns with what they are compared
-    with, so that other work of the machine slows down both alike.
+    The costs are measured anew on two nodes beside, in turns with what they are
+    compared with, so that other work of the machine slows down both alike.
 
     Raises:
         StartFailed: a server did not start.
@@ -70,15 +75,16 @@ def _check_work(
     compared = []
     limit = {"WEBSOCKET__MAX_TOTAL_CONNECTIONS": str(get_limit(connects))}
     with serving(pool, **limit) as reference, serving(pool) as cluster:
-        for one in (reference, cluster):
-            one.open(WARM_UP, at_once=10, group="warm-up")
+        once = add_second_node(reference)
+        progress(f"{pool}: two nodes rest")
         for size in SIZES:
             while len(cluster.nodes) < size:
                 cluster.add_node()
+            warm_up(cluster)
             found = []
             for number in range(rounds):
                 costs = measure_costs(
-                    reference, rounds=1, connects=connects, progress=progress
+                    reference, once, rounds=1, connects=connects, progress=progress
                 )
                 found.append(_compare_work(cluster, costs, connects // 2, seed))
                 progress(f"{pool}, nodes: {size}, round {number + 1} of {rounds}")

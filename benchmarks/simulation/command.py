@@ -169,7 +169,7 @@ def _make_parser() -> argparse.ArgumentParser:
         type=int,
         default=1600,
         metavar="N",
-        help="busy connects of a round (default: 1,600)",
+        help="busy connects of each node in a round (default: 1,600)",
     )
     return parser
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 COSTS = Path(__file__).with_name("costs.json")
 BUSY_AT_ONCE = 50
 """Handshakes under way at once on a node when its busy connects were measured."""
@@ -54,6 +54,9 @@ class PoolCosts:
 
     redis_second_us: float
     """CPU of a Redis in a second without nodes; 0 without Redis."""
+
+    cluster_second: Use
+    """What a second takes once, whatever the number of nodes: what the lead does."""
 
     node_second: Use
     """What a second of a node without connections adds: beats, polls."""

@@ -25,6 +25,8 @@ _LAYERS = {
 POOLS = tuple(_LAYERS)
 _DATABASE = "simulation"
 _SETTLE_SECONDS = 60
+_MOST_CONNECTIONS = 100
+"""Those of PostgreSQL: a node with its pool there was seen with 13."""
 _ENVIRONMENT = {
     "BENCHMARKS_SERVED": "limited",
     "WEBSOCKET__MAX_TOTAL_CONNECTIONS": "100000",
@@ -58,6 +60,29 @@ class Used:
         return Used(**{name: now - then[name] for name, now in asdict(self).items()})
 
 
+class CpuMeter:
+    """The CPU of some processes, with that of threads and processes that ended."""
+
+    def __init__(self) -> None:
+        self._last: dict[Path, int] = {}
+        """The nanoseconds of each thread when it was last seen."""
+
+    def read(self, pids: Iterable[int]) -> float:
+        """
+        Return the CPU seconds of all threads seen so far, to the nanosecond.
+
+        A tick of stat (10 ms) is as much as thousands of renewals take. What a thread
+        does between the last read and its end is not counted.
+        """
+        for pid in pids:
+            # A thread, or a backend of PostgreSQL, may end meanwhile.
+            with suppress(OSError):
+                for place in Path(f"/proc/{pid}/task").iterdir():
+                    used = (place / "schedstat").read_text().split()[0]
+                    self._last[place] = int(used)
+        return sum(self._last.values()) / 1e9
+
+
 @dataclass(kw_only=True)
 class Cluster:
     """Running nodes, each with a load generator, and the servers that they share."""
@@ -72,6 +97,8 @@ class Cluster:
     nodes: list[ServerProcess] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     opened: int = 0
+    node_cpu: CpuMeter = field(default_factory=CpuMeter)
+    postgres_cpu: CpuMeter = field(default_factory=CpuMeter)
 
     def read(self) -> Used:
         """Return what was used so far."""
@@ -86,9 +113,9 @@ class Cluster:
             " where relname = 'connections_connection'"
         ).fetchone()
         return Used(
-            node_seconds=_read_cpu_seconds(node.pid for node in self.nodes),
+            node_seconds=self.node_cpu.read(node.pid for node in self.nodes),
             redis_seconds=redis_seconds,
-            postgres_seconds=_read_cpu_seconds(self.postgres.pids()),
+            postgres_seconds=self.postgres_cpu.read(self.postgres.pids()),
             rows=row[0] if row else 0,
         )
 
@@ -152,12 +179,13 @@ class Cluster:
         Wait until so many rows are written.
 
         Raises:
-            TimeoutError: they are not within a minute.
+            StartFailed: they are not within a minute; it has the nodes' last lines.
         """
         deadline = time.monotonic() + _SETTLE_SECONDS
         while (found := self.read().rows) < rows:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{found} of {rows} rows are written")
+                logs = "\n".join(node.log_tail() for node in self.nodes)
+                raise StartFailed(f"{found} of {rows} rows are written: {logs}")
             self.rest(0.5)
 
     def take_headers(self, count: int) -> list[str]:
@@ -185,7 +213,7 @@ def serving(pool: str, **environment: str) -> Iterator[Cluster]:
     allow_many_files()
     with ExitStack() as stack:
         site = Site(Path(stack.enter_context(make_site())))
-        postgres = PostgresProcess()
+        postgres = PostgresProcess(most_connections=_MOST_CONNECTIONS)
         stack.callback(postgres.remove)
         url = postgres.create().create_database(_DATABASE)
         site.environment |= {
@@ -221,18 +249,3 @@ def start_node(site: Site, port: int, name: str) -> ServerProcess:
         log=site.folder / f"{name}.log",
         environment=site.environment,
     )
-
-
-def _read_cpu_seconds(pids: Iterable[int]) -> float:
-    """
-    Return the CPU seconds of the live threads of processes, to the nanosecond.
-
-    A tick of stat (10 ms) is as much as thousands of renewals take.
-    """
-    nanoseconds = 0
-    for pid in pids:
-        # A thread, or a backend of PostgreSQL, may end meanwhile.
-        with suppress(OSError):
-            for place in Path(f"/proc/{pid}/task").iterdir():
-                nanoseconds += int((place / "schedstat").read_text().split()[0])
-    return nanoseconds / 1e9

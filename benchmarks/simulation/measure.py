@@ -20,19 +20,26 @@ from tests.integration.redis_process import RedisProcess
 
 WARM_UP = 50
 _RENEWALS_PER_LEASE = 3
-_REST_SECONDS = 8
+_REST_SECONDS = 16
 _REDIS_REST_SECONDS = 4
 _DRAIN_SECONDS = 30
 _FULL = 100
+_NODES = 2
+_NOTHING = Use(node_us=0, redis_us=0, postgres_us=0)
 _MACHINE = ("processor", "cores", "load_average", "python")
 _OF_SECONDS = {
-    "node_second": statistics.median,
+    "second": statistics.median,
     "connection_second": statistics.median,
 }
 """What is a difference of two rests; of all else the least is taken."""
 
 _RENEWED, _RENEWALS = 5000, 10
 _YARDSTICK_STEPS = 300_000
+
+_RESTS = 5
+"""Rests of two nodes, and of one, for what a cluster does once."""
+
+_CATCH_UP_SECONDS = 2
 
 Progress = Callable[[str], None]
 
@@ -87,17 +94,19 @@ def measure_pool(
     row_us: float | None,
     progress: Progress,
 ) -> PoolCosts:
-    """Measure the costs of a node with one kind of pool."""
+    """Measure the costs of nodes with one kind of pool."""
     with serving(
         pool,
         WEBSOCKET__MAX_TOTAL_CONNECTIONS=str(get_limit(connects)),
         WEBSOCKET__DRAIN__DELAY_SECONDS="600",
     ) as cluster:
-        cluster.open(WARM_UP, at_once=10, group="warm-up")
+        once = add_second_node(cluster)
         costs = measure_costs(
-            cluster, rounds=rounds, connects=connects, progress=progress
+            cluster, once, rounds=rounds, connects=connects, progress=progress
         )
-        refusal = _measure_refusal(cluster, connects // 8, costs.node_second)
+        refusal = _measure_refusal(
+            cluster, connects // 8, _add(costs.cluster_second, costs.node_second, 2)
+        )
     return replace(
         costs,
         refusal_node_us=refusal.node_us,
@@ -107,13 +116,54 @@ def measure_pool(
 
 def get_limit(connects: int) -> int:
     """Return the max_total_connections with which measure_costs() fills the pool."""
-    return WARM_UP + connects // 8 + connects
+    return _NODES * (connects // 8 + connects)
+
+
+def warm_up(cluster: Cluster) -> None:
+    """Open some connections on each node, and close them."""
+    cluster.open(WARM_UP, at_once=10, group="warm-up")
+    cluster.close("warm-up", WARM_UP)
+
+
+def add_second_node(cluster: Cluster) -> Use:
+    """
+    Add a node to a cluster of one, and warm both up.
+
+    Return the part of the rest of both that is done once, for each resource, as a
+    number from 0 to 1: what the first takes beyond what the second adds. Rests of both
+    take turns with such in which the second stands still (SIGSTOP).
+    """
+    second = cluster.add_node()
+    warm_up(cluster)
+    rests: list[tuple[Use, Use]] = []
+    for _ in range(_RESTS):
+        of_both = _measure_rest(cluster)
+        second.signal(signal.SIGSTOP)
+        try:
+            rests.append((_measure_rest(cluster), of_both))
+        finally:
+            second.signal(signal.SIGCONT)
+        cluster.rest(_CATCH_UP_SECONDS)
+    one, both = (_take(found, statistics.median) for found in zip(*rests, strict=True))
+
+    def compare(one: float, both: float) -> float:
+        return min(1.0, max(0.0, (2 * one - both) / both)) if both else 0.0
+
+    return Use(
+        node_us=compare(one.node_us, both.node_us),
+        redis_us=compare(one.redis_us, both.redis_us),
+        postgres_us=compare(one.postgres_us, both.postgres_us),
+    )
 
 
 def measure_costs(
-    cluster: Cluster, *, rounds: int, connects: int, progress: Progress
+    cluster: Cluster, once: Use, *, rounds: int, connects: int, progress: Progress
 ) -> PoolCosts:
-    """Measure the costs of a cluster of one node, but for those of a refusal."""
+    """
+    Measure the costs of a cluster of two nodes, but for those of a refusal.
+
+    `once` is what add_second_node() has returned.
+    """
     found = []
     for number in range(rounds):
         found.append(_measure_round(cluster, connects // 8, connects))
@@ -122,6 +172,13 @@ def measure_costs(
         name: _take([one[name] for one in found], _OF_SECONDS.get(name, min))
         for name in found[0]
     }
+    second = uses.pop("second")
+    cluster_second = Use(
+        node_us=second.node_us * once.node_us,
+        redis_us=second.redis_us * once.redis_us,
+        postgres_us=second.postgres_us * once.postgres_us,
+    )
+    node_second = _add(second, cluster_second, -1).scale(1 / _NODES)
     redis_second_us = 0.0
     if cluster.redis is not None:
         # Too little to be seen beside the beats of a node.
@@ -129,22 +186,37 @@ def measure_costs(
         per_second = renewed_us * _RENEWALS_PER_LEASE / NodeConfig().lease_seconds
         at_rest = replace(uses["connection_second"], redis_us=per_second)
         uses["connection_second"] = at_rest
-        of_nodes = max(0.0, uses["node_second"].redis_us - redis_second_us)
-        uses["node_second"] = replace(uses["node_second"], redis_us=of_nodes)
+        of_cluster = max(0.0, cluster_second.redis_us - redis_second_us)
+        cluster_second = replace(cluster_second, redis_us=of_cluster)
     return PoolCosts(
         refusal_node_us=0.0,
         redis_second_us=redis_second_us,
+        cluster_second=cluster_second,
+        node_second=node_second,
         row_postgres_us=uses["close"].postgres_us,
         **uses,
     )
 
 
+def _measure_rest(cluster: Cluster) -> Use:
+    used = _measure(cluster, lambda: cluster.rest(_REST_SECONDS), _NOTHING)
+    return used.scale(1 / _REST_SECONDS)
+
+
+def _add(one: Use, other: Use, times: float) -> Use:
+    other = other.scale(times)
+    return Use(
+        node_us=one.node_us + other.node_us,
+        redis_us=one.redis_us + other.redis_us,
+        postgres_us=one.postgres_us + other.postgres_us,
+    )
+
+
 def _measure_round(cluster: Cluster, calm: int, connects: int) -> dict[str, Use]:
-    """Measure each operation once."""
-    nothing = Use(node_us=0, redis_us=0, postgres_us=0)
-    second = _measure(cluster, lambda: cluster.rest(_REST_SECONDS), nothing)
-    second = second.scale(1 / _REST_SECONDS)
+    """Measure each operation once, with so many connects of each node."""
+    second = _measure_rest(cluster)
     full = min(calm, _FULL)
+    calm_all, all_open = _NODES * calm, _NODES * (calm + connects)
 
     def of(work: Callable[[], object], count: float) -> Use:
         return _measure(cluster, work, second).scale(1 / count)
@@ -155,14 +227,16 @@ def _measure_round(cluster: Cluster, calm: int, connects: int) -> dict[str, Use]
                 raise StartFailed(f"the pool is not full: {answer!r}")
 
     uses = {
-        "node_second": second,
-        "calm_connect": of(lambda: cluster.open(calm, at_once=1, group="calm"), calm),
+        "second": second,
+        "calm_connect": of(
+            lambda: cluster.open(calm, at_once=1, group="calm"), calm_all
+        ),
         "busy_connect": of(
             lambda: cluster.open(connects, at_once=BUSY_AT_ONCE, group="busy"),
-            connects,
+            _NODES * connects,
         ),
         "connection_second": of(
-            lambda: cluster.rest(_REST_SECONDS), _REST_SECONDS * (calm + connects)
+            lambda: cluster.rest(_REST_SECONDS), _REST_SECONDS * all_open
         ),
         "full_connect": of(fill, full),
     }
@@ -171,7 +245,7 @@ def _measure_round(cluster: Cluster, calm: int, connects: int) -> dict[str, Use]
         cluster.close("calm", calm)
         cluster.close("busy", connects)
 
-    return uses | {"close": of(close, calm + connects)}
+    return uses | {"close": of(close, all_open)}
 
 
 def _measure(cluster: Cluster, work: Callable[[], object], second: Use) -> Use:

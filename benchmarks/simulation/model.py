@@ -112,10 +112,14 @@ class Model:
         self.postgres.serve(use.postgres_us / 1e6)
 
     def _rest(self) -> Steps:
-        """Have each shard of Redis do what it does without nodes."""
+        """Do what each shard of Redis does without nodes, and a cluster once."""
+        once = self.costs.cluster_second
         while True:
             for shard in self.redis:
                 shard.serve(self.costs.redis_second_us / 1e6)
+            if self.nodes:
+                self.nodes[0].core.serve(once.node_us / 1e6)
+                self.spend_evenly(once)
             yield self.env.timeout(1)
 
     def write(self, rows: float) -> None:

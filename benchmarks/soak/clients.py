@@ -166,6 +166,7 @@ class Crowd:
             compression=None,
             ping_interval=None,
             open_timeout=10,
+            proxy=None,
         )
         self.counts["opened"] += 1
         return connection

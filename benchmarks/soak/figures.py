@@ -3,12 +3,12 @@
 import asyncio
 import json
 import statistics
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from benchmarks.processes import DIRECT
 from benchmarks.soak.cluster import Cluster
 from connections.testing import LiveServer
 
@@ -143,6 +143,6 @@ def _take(cluster: Cluster, alive: dict[str, int], at_seconds: float) -> Sample:
 
 
 def _ask(node: LiveServer) -> dict[str, int]:
-    with urllib.request.urlopen(f"{node.url}/soak/", timeout=20) as response:
+    with DIRECT.open(f"{node.url}/soak/", timeout=20) as response:
         alive: dict[str, int] = json.load(response)
     return alive
