@@ -56,8 +56,14 @@ def describe_configuration() -> str:
 
     parts = []
     for section, members in groupby(sorted(describe(), key=find_section), find_section):
+        # No line breaks within code: each item of a list is code of its own.
         rows = [
-            (f"`{one.path}`", f"`{one.default}`", one.about, one.allowed)
+            (
+                f"`{one.path}`",
+                f"`{one.default.replace(', ', '`, `')}`",
+                one.about,
+                one.allowed,
+            )
             for one in members
         ]
         title = f"`{section}`" if section else "Top level"
