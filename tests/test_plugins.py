@@ -18,7 +18,7 @@ from tests.plugins.selection import (
     is_live,
     needs_browser,
 )
-from tests.plugins.unstable import run_again
+from tests.plugins.unstable import Failure, run_again
 
 ROOT = TESTS.parent
 LONGEST_FIRST = ("--dist", "loadfile", "--no-loadscope-reorder")
@@ -125,7 +125,8 @@ def test_a_test_that_reaches_a_browser_by_another_module_needs_it() -> None:
 def test_a_failure_within_the_process_is_not_run_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_again({"tests/connections/test_hub.py::test_x": "AssertionError"}) == 1
+    name = "tests/connections/test_hub.py::test_x"
+    assert run_again([Failure(name, "AssertionError", is_live=False)]) == 1
     assert "within one process" in capsys.readouterr().out
 
 
@@ -136,7 +137,8 @@ def test_three_unstable_tests_are_a_failure(
     errors = "\n".join(f"E   line {number}" for number in range(20))
     place = "tests/test_x.py:2: AssertionError"
     report = f"def test_x():\n>   assert False\n{errors}\n\n{place}"
-    failed = {f"tests/integration/test_drain.py::test_{x}": report for x in "abc"}
+    names = (f"tests/integration/test_drain.py::test_{x}" for x in "abc")
+    failed = [Failure(name, report, is_live=True) for name in names]
     assert run_again(failed) == 1
     first, *told = capsys.readouterr().out.splitlines()
     assert "at most 2" in first
@@ -159,15 +161,16 @@ def test_a_live_test_that_failed_is_run_once_more(
     capsys: pytest.CaptureFixture[str], status: int, expected: int, shown: str
 ) -> None:
     """If it passes then, both of its logs are printed."""
-    name, ran = "tests/integration/test_drain.py::test_x", []
+    name = "tests/integration/test_drain.py::test_x"
+    failure, ran = Failure(name, "the first failure", is_live=True), []
 
-    def run(nodeid: str) -> "subprocess.CompletedProcess[str]":
-        ran.append(nodeid)
+    def run(failed: Failure) -> "subprocess.CompletedProcess[str]":
+        ran.append(failed)
         said = "passed alone" if status == 0 else "failed again"
         return subprocess.CompletedProcess([], status, said, "")
 
-    assert run_again({name: "the first failure"}, run) == expected
-    assert ran == [name]
+    assert run_again([failure], run) == expected
+    assert ran == [failure]
     printed = capsys.readouterr().out
     assert shown in printed
     if status == 0:
@@ -176,20 +179,47 @@ def test_a_live_test_that_failed_is_run_once_more(
 
 
 def test_nothing_failed_is_nothing_to_run_again() -> None:
-    assert run_again({}) == 0
+    assert run_again([]) == 0
+
+
+SERVICE = """
+import pytest
+
+@pytest.fixture(scope="session")
+def shared_redis():
+    return "redis"
+
+@pytest.fixture
+def store(request):
+    return request.getfixturevalue("shared_redis")
+
+def test_wrong():
+    assert 1 == 2
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_with_a_service(store, name):
+    assert store == name
+"""
 
 
 def test_the_failures_of_a_run_are_written(tmp_path: Path) -> None:
     """By the plugin, in a run of its own; xdist's workers report to one place."""
-    (tmp_path / "test_it.py").write_text("def test_wrong():\n    assert 1 == 2\n")
+    (tmp_path / "test_it.py").write_text(SERVICE)
     written = tmp_path / "failed.json"
+    plugin = "tests.plugins.unstable"
     done = run_pytest(
-        tmp_path, "tests.plugins.unstable", "--failures-to", str(written), "test_it.py"
+        tmp_path, plugin, "-n1", "--failures-to", str(written), "test_it.py"
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    failed = json.loads(written.read_text())
-    assert list(failed) == ["test_it.py::test_wrong"]
-    assert "assert 1 == 2" in failed["test_it.py::test_wrong"]
+    wrong, *served = [Failure(**one) for one in json.loads(written.read_text())]
+    assert wrong.nodeid == "test_it.py::test_wrong"
+    assert "assert 1 == 2" in wrong.report
+    assert not wrong.is_live
+    assert wrong.python == sys.executable
+    assert [one.nodeid for one in served] == [
+        f"test_it.py::test_with_a_service[{name}]" for name in ("first", "second")
+    ]
+    assert all(one.is_live for one in served)
 
 
 @pytest.mark.source

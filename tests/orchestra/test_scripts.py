@@ -381,11 +381,10 @@ def test_all_runs_every_test_but_the_long_ones(machine: Machine) -> None:
 
 
 FAILING = """
-import json, pathlib, sys
+import pathlib, sys
 if "--failures-to" in sys.argv:
     path = pathlib.Path(sys.argv[sys.argv.index("--failures-to") + 1])
-    failed = {"tests/integration/test_x.py::test_y": "AssertionError"}
-    path.write_text(json.dumps(failed))
+    path.write_text("[]")
     sys.exit(CODE)
 """
 
@@ -407,12 +406,26 @@ def test_only_ci_runs_a_failed_live_test_again(
     assert ("again 3" in done.stdout) is (code == 1 and bool(environment))
 
 
+def test_ci_runs_the_failed_tests_of_a_cell_again(machine: Machine) -> None:
+    write_program(machine.programs / "python3.13", PYTHON)
+    fails = "1 if 'cells' in os.environ['ORCHESTRA_VAR'] else 0"
+    failing = FAILING.replace("import ", "import os, ").replace("CODE", fails)
+    (machine.checkout / "pytest.py").write_text(failing)
+    (machine.checkout / "tests" / "plugins").mkdir(parents=True)
+    again = "import sys; print(*sys.argv[1:])\n"
+    (machine.checkout / "tests" / "plugins" / "unstable.py").write_text(again)
+    done = machine.run("test", "--all", CI="true")
+    assert done.returncode == 0, done.stderr
+    for cell in ("django60", "django61"):
+        assert f"var/cells/{cell}/failures.json" in done.stdout
+
+
 def test_cells_without_a_python_are_named(machine: Machine) -> None:
     done = machine.run("cells", "--quick")
     assert done.returncode == 0, done.stderr
     assert "NOT RUN" in done.stderr
     assert "django60 django61" in done.stderr
-    assert machine.run("cells", "--quick", CELLS_REQUIRED="true").returncode == 1
+    assert machine.run("cells", "--quick", CELLS_REQUIRED="true").returncode == 2
 
 
 def test_each_cell_runs_the_quick_tests_on_its_own_pins(machine: Machine) -> None:
@@ -430,11 +443,15 @@ def test_each_cell_runs_the_quick_tests_on_its_own_pins(machine: Machine) -> Non
         assert any(call.endswith(f"-r requirements/{cell}.txt") for call in calls)
 
 
-def test_a_failed_cell_fails_the_run_and_the_next_cell_runs(machine: Machine) -> None:
+@pytest.mark.parametrize(("ended", "expected"), [(1, 1), (6, 2)])
+def test_a_failed_cell_fails_the_run_and_the_next_cell_runs(
+    machine: Machine, ended: int, expected: int
+) -> None:
+    """Its code tells failed tests, which CI may run again, from everything else."""
     write_program(machine.programs / "python3.13", PYTHON)
     source = machine.checkout / "pytest.py"
-    fails = "sys.exit('django60' in os.environ['ORCHESTRA_VAR'])\n"
+    fails = f"sys.exit({ended} * ('django60' in os.environ['ORCHESTRA_VAR']))\n"
     source.write_text(source.read_text() + fails)
-    assert machine.run("cells", "--quick").returncode == 1
+    assert machine.run("cells", "--quick").returncode == expected
     runs = [call for call in machine.calls() if call.startswith("pytest")]
     assert len(runs) == 2
