@@ -46,7 +46,11 @@ def measure_workers(contender: Contender, site: Site, size: Size) -> Values:
 
 
 def measure_nodes(contender: Contender, site: Site, size: Size) -> Values:
-    """Measure deliveries of a broadcast on one node, and on a second over Redis."""
+    """
+    Measure deliveries of a broadcast on one node, and on a second over Redis.
+
+    Where the nodes share cores with the load generator, compare their CPU.
+    """
     count, headers = size.members[1], contender.get_headers(site)
     path = contender.group_path
     with _start_redis(site.folder) as url:
@@ -62,21 +66,28 @@ def measure_nodes(contender: Contender, site: Site, size: Size) -> Values:
                 seconds=300,
             )  # fmt: skip
             load.do("broadcast", group="members", seconds=size.warm_up_seconds)
+            near_cpu = near.cpu_seconds()
             alone = load.do("broadcast", group="members", seconds=size.echo_seconds)
+            alone_cpu = near.cpu_seconds() - near_cpu
             # Other clients than those of the first node: each may have five.
             rest = headers[len(headers) // 2 :]
             far_load.do("open", group="members", count=count, headers=rest, seconds=300)
             load.do("broadcast", group="members", seconds=size.warm_up_seconds)
             far_load.do("count", group="members")
-            before, far_cpu = time.monotonic(), far.cpu_seconds()
+            before = time.monotonic()
+            near_cpu, far_cpu = near.cpu_seconds(), far.cpu_seconds()
             both = load.do("broadcast", group="members", seconds=size.echo_seconds)
             received_bytes = far_load.do("counted")["received_bytes"]
-            seconds, far_cpu = time.monotonic() - before, far.cpu_seconds() - far_cpu
+            seconds = time.monotonic() - before
+            near_cpu = near.cpu_seconds() - near_cpu
+            far_cpu = far.cpu_seconds() - far_cpu
     far_deliveries = received_bytes / _FRAME_BYTES
     return {
         "alone_deliveries_per_second": alone["deliveries"] / alone["seconds"],
         "near_deliveries_per_second": both["deliveries"] / both["seconds"],
         "far_deliveries_per_second": far_deliveries / seconds,
+        "alone_delivery_cpu_us": alone_cpu / max(1, alone["deliveries"]) * 1e6,
+        "near_delivery_cpu_us": near_cpu / max(1, both["deliveries"]) * 1e6,
         "far_delivery_cpu_us": far_cpu / max(1, far_deliveries) * 1e6,
     }
 

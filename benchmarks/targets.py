@@ -188,6 +188,16 @@ TARGETS = (
         against_key="alone_deliveries_per_second",
     ),
     Target(
+        what="the same, by CPU per delivery",
+        least="0.8x",
+        measure="nodes",
+        key="near_delivery_cpu_us",
+        contender="orchestra-nodes",
+        against="orchestra-nodes",
+        against_key="alone_delivery_cpu_us",
+        is_ratio_of_cost=True,
+    ),
+    Target(
         what="deliveries/s on the other node, of those alone",
         least="0.8x",
         measure="nodes",
@@ -195,6 +205,16 @@ TARGETS = (
         contender="orchestra-nodes",
         against="orchestra-nodes",
         against_key="alone_deliveries_per_second",
+    ),
+    Target(
+        what="the same, by CPU per delivery",
+        least="0.8x",
+        measure="nodes",
+        key="far_delivery_cpu_us",
+        contender="orchestra-nodes",
+        against="orchestra-nodes",
+        against_key="alone_delivery_cpu_us",
+        is_ratio_of_cost=True,
     ),
     Target(
         what="CPU of the idle crowd, percent of a core",
