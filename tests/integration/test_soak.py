@@ -132,6 +132,7 @@ def test_every_broken_promise_is_found(
 FLAT = Sample(
     at_seconds=0,
     opened=0,
+    open=7,
     **dict.fromkeys(ALLOWED, 100),
 )
 
@@ -145,6 +146,20 @@ def test_every_figure_that_grows_is_found(name: str) -> None:
     step = 2 * int(ALLOWED[name][0])
     grown = check(make_samples(name, *range(100, 100 + 9 * step, step)))
     assert [one.name for one in grown if not one.is_flat] == [name]
+
+
+def test_clients_that_move_to_the_steady_node_are_no_growth() -> None:
+    """They bring two tasks each; what grows beside them is found."""
+    samples = [
+        dataclasses.replace(FLAT, open=count, tasks=100 + 2 * count)
+        for count in range(6, 15)
+    ]
+    assert all(one.is_flat for one in check(samples))
+    leaking = [
+        dataclasses.replace(one, tasks=one.tasks + 4 * index)
+        for index, one in enumerate(samples)
+    ]
+    assert [one.name for one in check(leaking) if not one.is_flat] == ["tasks"]
 
 
 def test_one_sample_that_is_off_decides_nothing() -> None:
