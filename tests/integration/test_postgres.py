@@ -214,7 +214,7 @@ async def test_a_server_stops_though_its_database_stands_still(
 
 
 class Load:
-    """Clients that connect, send a message and close: each at most 50 times a second."""
+    """Clients that connect, send a message and close, each up to 50 times a second."""
 
     def __init__(self, server: LiveServer, tokens: list[str]) -> None:
         self.served = 0
