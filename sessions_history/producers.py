@@ -172,11 +172,15 @@ class Producers:
 
     def resume(self, question: Question) -> None:
         """Begin an answer that was found in the database, or go on with it."""
-        now = asyncio.get_running_loop().time()
-        self._begun = {
-            key: at for key, at in self._begun.items() if now - at < _REPORTED_SECONDS
-        }
-        self._begun[question.session_id, question.answer.offset] = now
+        if not self._terms.leaves_answers:
+            # answer() may be told of the same one later.
+            now = asyncio.get_running_loop().time()
+            self._begun = {
+                key: at
+                for key, at in self._begun.items()
+                if now - at < _REPORTED_SECONDS
+            }
+            self._begun[question.session_id, question.answer.offset] = now
         self._begin(question)
 
     def cancel(self, session_id: str, offset: int, epoch: str = "") -> Stream | None:

@@ -160,6 +160,7 @@ def register() -> None:
             name="streams_interrupted",
             count=lambda config: _find_abandoned().count(),
             work=lambda config, batch_size: interrupt_abandoned(batch_size),
+            waits_for_nodes=True,
         )
     )
     add_sweep_task(

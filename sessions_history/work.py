@@ -174,6 +174,13 @@ def release(owner: str) -> None:
     own.update(owner="", leased_until=_after(-1))
 
 
+def give_back(terms: Terms, taken: Sequence[DueWork]) -> None:
+    """Let others begin at once what an owner took and did not begin."""
+    for one in taken:
+        own = Work.objects.filter(owner=terms.owner, session=one.session_id)
+        own.filter(offset=one.offset).update(owner="", leased_until=_after(-1))
+
+
 def find_due(
     terms: Terms, takes: Takes, *, is_left_too: bool = True
 ) -> models.QuerySet[Work]:
@@ -195,8 +202,14 @@ def extend_turns(terms: Terms) -> None:
 
 def count_waiting(terms: Terms, seconds: float) -> int:
     """Return how many answers could have begun for so long, and are free."""
-    due = Work.objects.filter(_IS_FREE, Takes.NEXT.choose(), _is_streaming())
-    return due.filter(leased_until__lt=_after(terms.timeout_seconds - seconds)).count()
+    due = Work.objects.filter(
+        _IS_FREE, Takes.NEXT.choose(), _is_streaming(), ~models.Q(_awaits_approval())
+    )
+    # The lease of one that a worker had begun ended as it was left.
+    is_new = models.Q(attempts=0)
+    is_long = models.Q(leased_until__lt=_after(terms.timeout_seconds - seconds))
+    is_left = models.Q(leased_until__lt=_after(-seconds))
+    return due.filter((is_new & is_long) | (~is_new & is_left)).count()
 
 
 def count_answers(client_ids: Collection[str]) -> dict[str, int]:
@@ -229,21 +242,20 @@ def take_over(
     """
     with atomic():
         due = find_due(terms, takes, is_left_too=is_left_too)
-        ids = set(due.order_by("leased_until").values_list("session", flat=True)[:most])
-        if not ids:
+        found: list[tuple[int, str, int]] = []
+        has_deleted = 1
+        # Those that have ended, at the head of the queue, hold up no other.
+        while has_deleted and not found:
+            first = due.order_by("leased_until").values_list("session", flat=True)
+            # The log locks sessions in the same order, before it touches their entries.
+            sessions = Session.objects.filter(pk__in=set(first[:most])).order_by("pk")
+            free = sessions.select_for_update(skip_locked=True)
+            here = due.filter(session__in=list(free.values_list("pk", flat=True)))
+            has_deleted, _ = here.filter(~_is_streaming()).delete()
+            ordered = here.order_by("leased_until", "offset")
+            found = list(ordered.values_list("pk", "session", "offset")[:most])
+        if not found:
             return []
-        # The log locks sessions in the same order, before it touches their entries.
-        sessions = Session.objects.filter(pk__in=ids).order_by("pk")
-        free = list(
-            sessions.select_for_update(skip_locked=True).values_list("pk", flat=True)
-        )
-        due = due.filter(session__in=free)
-        due.filter(~_is_streaming()).delete()
-        found = list(
-            due.order_by("leased_until", "offset").values_list(
-                "pk", "session", "offset"
-            )[:most]
-        )
         for _, session_id, offset in found:
             entries = HistoryEntry.objects.filter(session=session_id, offset=offset)
             entries.update(node=terms.owner)

@@ -62,6 +62,7 @@ class WorkLeases:
         # Works that this process owns and does not do, since when.
         self._unknown: dict[WorkKey, float] = {}
         self._takes_over_at = 0.0
+        self._extends_at = 0.0
         self._has_taken = False
         self._left_from = 0.0
         self._reported_at = -math.inf
@@ -97,11 +98,19 @@ class WorkLeases:
                 self._takes_over_at = now + self._terms.lease_seconds / 3
                 if not is_of_worker:
                     is_whole &= all(await self._take_over(self._takes, work.MOST_TAKEN))
-                if self._terms.leaves_answers:
-                    await self._database.write(work.extend_turns, self._terms)
                 if self._takes is work.Takes.STREAMS:
                     await self._report_waiting()
+            await self._extend_turns(now)
         return self._passes.finish(_RESUMPTION, is_whole=is_whole)
+
+    async def _extend_turns(self, now: float) -> None:
+        """Keep the time of answers that wait for their turn from ending before it."""
+        terms = self._terms
+        is_taking = self._takes is not work.Takes.NONE
+        if terms.leaves_answers and is_taking and now >= self._extends_at:
+            await self._database.write(work.extend_turns, terms)
+            seconds = min(terms.lease_seconds, terms.timeout_seconds) / 3
+            self._extends_at = now + seconds
 
     async def take_next(self) -> bool:
         """
@@ -146,6 +155,7 @@ class WorkLeases:
         try:
             yield
         except DatabaseUnavailable:
+            self._takes_over_at = 0.0
             now = asyncio.get_running_loop().time()
             self._left_from = now + min(
                 self._terms.lease_seconds / 3, _PATIENCE_SECONDS
@@ -166,6 +176,10 @@ class WorkLeases:
             is_left_too=is_left_too,
             in_turn=responder is not None and not is_concurrent(responder),
         )
+        if self._takes is not takes:
+            # It was told to take no more meanwhile.
+            await self._database.write(work.give_back, self._terms, taken)
+            return []
         if len(taken) == most and self._producers.quota.room:
             # There may be more.
             self._takes_over_at = 0.0

@@ -134,7 +134,7 @@ class Sweeper:
         self.clock = clock
         self._holder_id = os.urandom(16).hex()
         self._beats: dict[str, _ObservedBeat] = {}
-        # The last slow call; before its end, nodes may have been delayed as well.
+        # The last outage or slow call: until its end nodes may have been delayed too.
         self._delayed_at = float("-inf")
         self._passes = Passes(record_failure)
         self._steps = PeriodicSteps(clock)
@@ -186,6 +186,7 @@ class Sweeper:
     def forget(self) -> None:
         """Forget the observed beats, after a failure or a pause."""
         self._beats.clear()
+        self._delayed_at = self.clock()
 
     def _sweep(self, dead: list[Node]) -> Swept:
         self._failed = []
@@ -396,6 +397,9 @@ class Sweeper:
         count = partial(task.count, self._config)
         if self._is_dry:
             return count()
+        timeout_seconds = self._config.node.node_timeout_seconds
+        if task.waits_for_nodes and self.clock() < self._delayed_at + timeout_seconds:
+            return 0
         return self._repeat(partial(task.work, self._config, self._batch_size), count)
 
     def _delete(self, rows: "QuerySet[Any]") -> int:

@@ -31,6 +31,12 @@ class SweepTask:
     again after so many, and after Unfinished.
     """
 
+    waits_for_nodes: bool = False
+    """
+    Whether it ends what nodes did not renew: after an outage of the database they
+    have node_timeout_seconds first.
+    """
+
 
 _tasks: dict[str, SweepTask] = {}
 

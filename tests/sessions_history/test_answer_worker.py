@@ -245,6 +245,32 @@ async def test_a_worker_that_ends_leaves_what_it_took(
         await wait_for_state(session_id, 2, "done")
 
 
+async def test_a_worker_that_ends_begins_nothing_beside_its_last_answer(
+    make_frontend: Callable[..., Node],
+) -> None:
+    """What it took meanwhile is begun by another one at once."""
+    responder, other, database = Scripted(), Scripted(), Slow()
+    log = get_log(make_frontend())
+    first, second = [await sync_to_async(make_session)() for _ in range(2)]
+    begin = partial(working, database=database, grace_seconds=scale(30))
+    async with begin(responder, lease_seconds=60) as stopping:
+        await log.say(first, "k-1", "first")
+        await wait_until(lambda: len(responder.asked) == 1)
+        database.has_taken.clear()
+        await log.say(second, "k-1", "second")
+        await database.has_taken.wait()
+        stopping.set()
+        async with working(other, lease_seconds=60):
+            await wait_until(lambda: len(other.asked) == 1)
+            # Longer than a process waits for a work that it owns and does not do.
+            await asyncio.sleep(2.5)
+            other.play(None)
+            await wait_for_state(second, 2, "done")
+        responder.play(None)
+    assert len(responder.asked) == 1
+    assert await read_state(first, 2) == "done"
+
+
 async def test_a_stop_reaches_the_worker(make_frontend: Callable[..., Node]) -> None:
     responder = Scripted()
     async with talk(make_frontend()) as alice, working(responder):
@@ -344,6 +370,24 @@ async def test_the_time_to_take_an_answer_begins_with_its_turn(
     await log.check_work()
     assert await sync_to_async(interrupt_abandoned)(10) == 1
     assert await read_state(session_id, 2) == "interrupted"
+    assert await read_state(session_id, 4) == "streaming"
+
+
+async def test_a_turn_that_is_shorter_than_a_lease_does_not_end_before_it_begins(
+    make_frontend: Callable[..., Node],
+) -> None:
+    session_id = await sync_to_async(make_session)()
+    sessions = {**LEFT["sessions"], "stream_timeout_seconds": 1}
+    node = make_frontend(node={"node_timeout_seconds": 600}, sessions=sessions)
+    log = get_log(node)
+    for key in ("k-1", "k-2"):
+        await log.say(session_id, key, "hi")
+    await log.check_work()
+    await Work.objects.aupdate(leased_until=PAST)
+    await HistoryEntry.objects.aupdate(at=PAST)
+    await asyncio.sleep(0.4)
+    await log.check_work()
+    assert await sync_to_async(interrupt_abandoned)(10) == 1
     assert await read_state(session_id, 4) == "streaming"
 
 

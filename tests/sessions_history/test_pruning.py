@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from connections.models import Node
 from connections.sweeper.sweeper import Sweeper
+from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from sessions_history.approval_models import Approval
 from sessions_history.models import AppendKey, HistoryEntry, Session
@@ -110,6 +111,20 @@ def test_a_sweep_ends_what_streams_on_a_node_that_is_gone() -> None:
     rows = HistoryEntry.objects.order_by("offset").values_list("state", "data")
     states = ["streaming", "interrupted", "interrupted", "streaming"]
     assert list(rows) == [(state, text) for state in states]
+
+
+def test_after_an_outage_the_owners_of_streams_renew_them_first() -> None:
+    """The sweeper waits as long as a node may be silent."""
+    session = make_session("s", entries=0)
+    long_ago = timezone.now() - timedelta(minutes=1)
+    make_entry(session, 1, node_id="gone", at=long_ago, state="streaming")
+    clock, config = FakeClock(), make_config(node={"node_timeout_seconds": 15})
+    sweeper = Sweeper(config, clock=clock)
+    sweeper.forget()
+    clock.advance(14)
+    assert sweeper.sweep().tasks["streams_interrupted"] == 0
+    clock.advance(1)
+    assert sweeper.sweep().tasks["streams_interrupted"] == 1
 
 
 def test_a_sweep_deletes_old_ids_and_old_sessions() -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from connections.exceptions import DatabaseUnavailable
 from connections.node.node import Node
+from connections.storage.database import Database
 from connections.testing import wait_until
 from connections.testing.waiting import scale
 from sessions_history import work
@@ -21,6 +22,7 @@ from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Work
 from sessions_history.pruning import interrupt_abandoned
 from sessions_history.responders import HistoryMessage
+from sessions_history.work import take_over
 from tests.sessions_history.appends import make_session
 from tests.sessions_history.backups import make_backup, restore
 from tests.sessions_history.conftest import (
@@ -273,6 +275,52 @@ def test_the_sweeper_ends_what_no_node_takes_over() -> None:
     assert interrupt_abandoned(10) == 0
     Work.objects.update(leased_until=minute_ago)
     assert interrupt_abandoned(10) == 1
+
+
+def test_stopped_answers_at_the_head_hold_up_no_other() -> None:
+    """A worker with room for one begins the first that still streams."""
+    sessions = [leave_work(20 - number) for number in range(4)]
+    stopped = HistoryEntry.objects.filter(session__in=sessions[:3], offset=2)
+    stopped.update(state="cancelled")
+    terms = work.Terms(owner="w", lease_seconds=60, timeout_seconds=60)
+    (taken,) = work.take_over(terms, work.Takes.NEXT, 1)
+    assert taken.session_id == sessions[3]
+    assert Work.objects.count() == 1
+
+
+def test_what_a_worker_left_just_now_does_not_wait_for_long() -> None:
+    leave_work(5)
+    terms = work.Terms(owner="w", lease_seconds=60, timeout_seconds=60)
+    assert work.take_over(terms, work.Takes.NEXT)
+    work.release("w")
+    assert work.count_waiting(terms, 10) == 0
+    Work.objects.update(leased_until=timezone.now() - timedelta(seconds=11))
+    assert work.count_waiting(terms, 10) == 1
+
+
+class LosesTakeOver(Database):
+    """A database that is away when a node first takes something over."""
+
+    has_failed = False
+
+    async def write(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if work is take_over and not self.has_failed:
+            self.has_failed = True
+            raise DatabaseUnavailable("away")
+        return await super().write(work, *args, **kwargs)
+
+
+async def test_a_take_over_that_failed_is_tried_again_soon(
+    make_node: MakeNode,
+) -> None:
+    """After the patience of three seconds, not after a third of a long lease."""
+    database, responder = LosesTakeOver(), Scripted()
+    session_id = await database.write(leave_work, 5)
+    responder.play("whole", None)
+    node = make_node(database, node={"node_timeout_seconds": 600})
+    await start(node, responder).start()
+    await wait_for_state(session_id, 2, "done")
+    assert database.has_failed
 
 
 async def test_a_silent_answer_stops_when_another_node_cancels(
