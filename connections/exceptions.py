@@ -104,7 +104,7 @@ class UserAmbiguous(ConnectionsError, ValueError):
     def __str__(self) -> str:
         return (
             f"{self.text!r} is the key of one user and the login name of another; name"
-            " the one that is meant by its other name"
+            " the one that is meant by its other name, or a key as 'key=...'"
         )
 
 

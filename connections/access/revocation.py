@@ -26,7 +26,7 @@ from connections.credentials.requirements import has_stock_permissions
 from connections.credentials.sessions import digest_session_key
 from connections.metrics.counters import record_failure
 from connections.models import AccessToken, AuditEntry, CloseRequest
-from connections.models.alias import get_alias
+from connections.models.alias import get_alias, get_connection
 from connections.models.user_key import release_user
 from connections.storage.failures import explain_failure
 
@@ -153,11 +153,20 @@ def _contain(failure: str) -> Iterator[None]:
 
     The logout, save, commit or migration of the project that is the caller goes on:
     the database may be away, or have no tables yet.
+
+    Raises:
+        DatabaseError: it ended the caller's transaction, which must not seem to commit.
     """
     try:
         yield
     except DatabaseError as exc:
         record_failure("A receiver of Django's signals")
+        database = get_connection()
+        if database.in_atomic_block and (
+            # The savepoint was lost with the transaction around it.
+            database.needs_rollback or database.closed_in_transaction
+        ):
+            raise
         logger.error(
             "%s: %s",
             failure,

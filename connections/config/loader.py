@@ -201,6 +201,13 @@ class WebSocketConfig:
     problems: tuple[Problem, ...] = field(default=(), compare=False)
     """Wrong values; each of their options has its default."""
 
+    @property
+    def drain_seconds(self) -> float:
+        """How long the handshakes and the drain of a node may take."""
+        drain = self.drain
+        waits_seconds = drain.delay_seconds + self.handshake.timeout_seconds
+        return waits_seconds + drain.grace_seconds
+
     def require_valid(self) -> None:
         """
         Raise an error if the configuration has problems.

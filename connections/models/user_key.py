@@ -20,6 +20,8 @@ from connections.models.alias import get_alias
 
 Row = TypeVar("Row", bound=models.Model)
 
+_KEY_PREFIX = "key="
+
 
 def get_users() -> Any:
     """Return the users' manager, which reads the database that takes their writes."""
@@ -48,7 +50,7 @@ def find_by_login_name(name: str) -> Any:
 
 def find_user(text: str, *, prefers_key: bool = False) -> Any:
     """
-    Return the user that a text names, by key or by login name.
+    Return the user that a text names, by key or by login name; `key=7` is a key.
 
     Anybody may sign up with the key of another as a login name. With prefers_key,
     for texts that are keys where there is such a user, that is no ambiguity.
@@ -57,8 +59,11 @@ def find_user(text: str, *, prefers_key: bool = False) -> Any:
         UserNotFound: there is no such user.
         UserAmbiguous: it is the key of one user and the login name of another.
     """
-    by_key = _find_by_key(text)
-    if by_key is not None and prefers_key:
+    key = text.removeprefix(_KEY_PREFIX)
+    by_key = _find_by_key(key)
+    if key != text and by_key is None:
+        raise UserNotFound(text)
+    if by_key is not None and (prefers_key or key != text):
         return by_key
     try:
         by_name = find_by_login_name(text)
@@ -77,8 +82,9 @@ def _find_by_key(text: str) -> Any:
         user = get_users().get(pk=text)
     except (get_user_model().DoesNotExist, ValueError, ValidationError):
         return None
-    # Not for "007" or "0_7", which a field takes for 7 as well.
-    return user if str(user.pk) == text else None
+    # Not for "007" or "0_7", which a field takes for 7 as well; a UUID has spellings.
+    is_other = isinstance(user.pk, int) and str(user.pk) != text
+    return None if is_other else user
 
 
 def are_users_apart() -> bool:

@@ -310,8 +310,8 @@ class Database:
             self._close_old_connections()
         try:
             with (
-                deadlines.limit(get_connection(), partial(self._mark_away, kind)),
                 self._watch_recovery(kind),
+                deadlines.limit(get_connection(), partial(self._mark_away, kind)),
             ):
                 result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
@@ -337,6 +337,9 @@ class Database:
         """
         if kind not in self._failures:
             yield
+            # It may have been marked as away meanwhile; the next write clears its own.
+            if kind != "write":
+                self._failures.pop(kind, None)
             return
         connection = get_connection()
         changes = Changes(connection)

@@ -45,9 +45,7 @@ class WorkerLink:
         """Tell the parent that the server is ready, then follow its messages."""
         channel = self._channel = await Channel.open(self._socket)
         self._opened.set()
-        drain = server.config.drain
-        seconds = drain.delay_seconds + drain.grace_seconds
-        seconds += server.config.handshake.timeout_seconds
+        seconds = server.config.drain_seconds
         channel.send({"type": "hello", "drain_seconds": seconds})
         await get_node().start()
         channel.send({"type": "ready"})

@@ -50,6 +50,7 @@ class Parent:
         count: int,
         listening: socket.socket,
         pool: PoolHost,
+        drain_seconds: float,
         on_ready: Callable[[], None],
     ) -> None:
         self._argv = command
@@ -57,6 +58,7 @@ class Parent:
         self._count = count
         self._listening = listening
         self._pool = pool
+        self._drain_seconds = drain_seconds
         self._on_ready = on_ready
         self.ready_seconds: float = _READY_SECONDS
         """How long a worker may take until it accepts connections."""
@@ -133,6 +135,7 @@ class Parent:
             pool=self._pool_name,
             board=self._board,
             listening=self._listening,
+            drain_seconds=self._drain_seconds,
             on_question=self._answer,
         )
         self._workers.add(worker)

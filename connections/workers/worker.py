@@ -34,6 +34,7 @@ class Worker:
         *,
         slot: int,
         cell: int,
+        drain_seconds: float,
         on_question: OnQuestion,
     ) -> None:
         self.slot = slot
@@ -48,8 +49,12 @@ class Worker:
         self.families: Families = []
         """The metrics that it reported last."""
         self.lived_seconds = 0.0
-        self.drain_seconds = 0.0
-        """How long its handshakes and its drain may take, as it says."""
+        self.drain_seconds = drain_seconds
+        """
+        How long its handshakes and its drain may take, as it says.
+
+        One of a release before 0.2 says nothing: the parent's own time holds then.
+        """
         self._process = process
         self._channel = channel
         self._on_question = on_question
@@ -214,6 +219,7 @@ async def start_worker(
     pool: str,
     board: Board,
     listening: socket.socket,
+    drain_seconds: float,
     on_question: OnQuestion,
 ) -> Worker:
     """
@@ -246,4 +252,11 @@ async def start_worker(
             raise
     ours.setblocking(False)
     channel = await Channel.open(ours)
-    return Worker(process, channel, slot=slot, cell=cell, on_question=on_question)
+    return Worker(
+        process,
+        channel,
+        slot=slot,
+        cell=cell,
+        drain_seconds=drain_seconds,
+        on_question=on_question,
+    )

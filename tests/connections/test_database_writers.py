@@ -186,6 +186,20 @@ async def test_work_that_waits_for_a_connection_is_a_failure(settings: Any) -> N
     await database.close()
 
 
+async def test_work_that_succeeds_late_ends_the_failure(settings: Any) -> None:
+    settings.WEBSOCKET = make_config(node={"database_timeout_seconds": 0.5})
+    database = Database()
+    postgres = {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}
+    await database.read(use_in_thread, {get_alias(): postgres})
+    may_go = threading.Event()
+    waiting = asyncio.create_task(database.read(may_go.wait, scale(30)))
+    await wait_until(lambda: database.failure == "does not answer")
+    may_go.set()
+    await waiting
+    assert database.failure is None
+    await database.close()
+
+
 async def test_a_read_ends_the_failure_of_reads() -> None:
     database = Database()
     with pytest.raises(DatabaseUnavailable):

@@ -19,7 +19,7 @@ from django.contrib.auth.signals import user_logged_out
 from django.contrib.sessions.backends.cache import SessionStore
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -38,7 +38,10 @@ from connections.node.node import Node
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import JsonEcho, receive_close
-from tests.connections.failing_database import database_unreachable
+from tests.connections.failing_database import (
+    database_unreachable,
+    statement_failing,
+)
 from tests.connections.login import log_in
 from tests.connections.own_users import run_with_user_model
 from tests.connections.switchable_database import SwitchableDatabase
@@ -1032,3 +1035,23 @@ async def test_a_kick_of_others_forgets_nothing(node: Node) -> None:
     assert isinstance(node.database, SwitchableDatabase)
     node.database.is_away = True
     assert (await node.verifier.verify_token(token)).client_id == "phone"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_that_was_lost_with_its_transaction_is_an_error() -> None:
+    """The savepoint of the close requests went with it, as on a full disk."""
+    user, group = make_staff(), Group.objects.create(name="g")
+    user.groups.add(group)
+    with (
+        statement_failing('INSERT INTO "connections_'),
+        statement_failing("ROLLBACK TO"),
+    ):
+        with pytest.raises(OperationalError):
+            user.groups.remove(group)
+        with pytest.raises(OperationalError), transaction.atomic():
+            User(pk=user.pk, username="x", is_active=False).save()
+        with pytest.raises(OperationalError):
+            User.objects.get(pk=user.pk).delete()
+    kept = User.objects.get(pk=user.pk)
+    assert kept.is_active
+    assert group in kept.groups.all()

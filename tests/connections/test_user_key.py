@@ -79,6 +79,16 @@ def test_users_are_banned_by_their_other_names(admin_client: Client) -> None:
     form["value"] = "one"
     assert admin_client.post("/admin/connections/ban/add/", form).status_code == 302
     assert Ban.objects.get().value == key
+    # A key that nobody can take away by a login name.
+    third = User.objects.create_user(str(other.pk))
+    Ban.objects.all().delete()
+    with pytest.raises(CommandError, match="or a key as 'key="):
+        run("ban", "--user", str(other.pk))
+    run("ban", "--user", f"key={other.pk}")
+    assert Ban.objects.get().value == str(other.pk)
+    run("unban", "--user", f"key={other.pk}")
+    with pytest.raises(CommandError, match="there is no user"):
+        run("ban", "--user", f"key={third.pk + 1}")
     # Code and the dashboard give keys.
     Ban.objects.all().delete()
     impose(Ban(target="user", value=key))
@@ -155,3 +165,24 @@ class Person(AbstractBaseUser):
 
 def test_the_manager_of_users_may_have_no_natural_keys(tmp_path: Path) -> None:
     assert run_with_user_model(tmp_path, PERSON, WITHOUT_NATURAL_KEYS) == "True True\n"
+
+
+WITH_UUIDS = (
+    WITHOUT_NATURAL_KEYS.partition("alice =")[0]
+    + """
+from uuid import UUID
+key = UUID("0190d6a0-aaaa-7bbb-8ccc-1234567890ab")
+alice = Person.objects.create(id=key, email="alice@example.com")
+texts = (str(key), str(key).upper(), key.hex, f"key={key.hex}")
+print(*(lookups.find_user(text) == alice for text in texts))
+"""
+)
+
+PERSON_WITH_UUID = PERSON.replace(
+    "    email", "    id = models.UUIDField(primary_key=True)\n    email"
+)
+
+
+def test_a_uuid_is_a_key_in_each_of_its_spellings(tmp_path: Path) -> None:
+    found = run_with_user_model(tmp_path, PERSON_WITH_UUID, WITH_UUIDS)
+    assert found == "True True True True\n"

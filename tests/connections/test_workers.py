@@ -284,7 +284,7 @@ if os.path.exists("drains"):
 class Parents:
     """A parent in this process, with workers, by default one, that do nothing."""
 
-    def __init__(self, folder: Path, count: int = 1) -> None:
+    def __init__(self, folder: Path, count: int = 1, drain_seconds: float = 0) -> None:
         self.folder = folder
         self._command = folder / "worker"
         self.mend()
@@ -297,6 +297,7 @@ class Parents:
             count=count,
             listening=self.listening,
             pool=PoolHost(max_total=1),
+            drain_seconds=drain_seconds,
             on_ready=self.is_ready.set,
         )
         self.running = asyncio.create_task(self.parent.run())
@@ -472,6 +473,25 @@ async def test_a_reload_kills_a_worker_that_does_not_drain(
     await wait_until(lambda: "All workers are replaced" in caplog.text)
     assert "has not drained after 0.1 s and is killed" in caplog.text
     assert await parents.find() != stuck
+
+
+async def test_a_worker_that_tells_no_time_of_its_drain_has_that_of_the_parent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of a release before 0.2, to which the link was set back."""
+    caplog.set_level(logging.INFO)
+    parents = Parents(tmp_path, drain_seconds=scale(60))
+    await asyncio.wait_for(parents.is_ready.wait(), scale(30))
+    parents.parent.margin_seconds = 0.1
+    (tmp_path / "drains").touch()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await wait_until((tmp_path / "retired").exists)
+    await asyncio.sleep(0.5)
+    (tmp_path / "drains").unlink()
+    await wait_until(lambda: "All workers are replaced" in caplog.text)
+    assert "is killed" not in caplog.text
+    assert (tmp_path / "drained").exists()
+    await parents.stop()
 
 
 async def test_a_stop_kills_a_worker_that_does_not_drain(

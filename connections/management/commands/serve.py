@@ -261,6 +261,7 @@ class Command(OperatorCommand):
                 max_total=config.max_total_connections,
                 evict_oldest=config.on_client_limit == "evict_oldest",
             ),
+            drain_seconds=config.drain_seconds,
             on_ready=partial(
                 self._announce,
                 listening.getsockname(),
