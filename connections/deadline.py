@@ -1,8 +1,8 @@
 """Give up on an answer after a time in which the event loop was able to read it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 _STEPS = 4
 _EXTRA_STEPS = 4
@@ -11,8 +11,7 @@ _EXTRA_STEPS = 4
 _LATE_SECONDS = 0.02
 
 
-@asynccontextmanager
-async def deadline(seconds: float) -> AsyncIterator[None]:
+def deadline(seconds: float) -> AbstractAsyncContextManager[None]:
     """
     Raise TimeoutError in a body that takes longer than some seconds.
 
@@ -26,28 +25,52 @@ async def deadline(seconds: float) -> AsyncIterator[None]:
     Raises:
         TimeoutError: the body took too long; it was cancelled.
     """
-    loop = asyncio.get_running_loop()
-    step_seconds = seconds / _STEPS
-    steps, extra_steps = _STEPS, _EXTRA_STEPS
-    timer: asyncio.TimerHandle
 
-    def pass_step(due: float) -> None:
-        nonlocal timer, steps, extra_steps
-        now = loop.time()
-        if now - due > _LATE_SECONDS and extra_steps:
-            extra_steps -= 1
-        else:
-            steps -= 1
-        if steps:
-            due = now + step_seconds
-            timer = loop.call_at(due, pass_step, due)
-        else:
-            timeout.reschedule(now)
+    return _Deadline(seconds)
 
-    first_due = loop.time() + step_seconds
-    timer = loop.call_at(first_due, pass_step, first_due)
-    try:
-        async with asyncio.timeout(None) as timeout:
-            yield
-    finally:
-        timer.cancel()
+
+class _Deadline(AbstractAsyncContextManager[None]):
+    """A deadline(); a generator for each of a handshake's would cost twice as much."""
+
+    __slots__ = (
+        "_extra_steps",
+        "_loop",
+        "_step_seconds",
+        "_steps",
+        "_timeout",
+        "_timer",
+    )
+
+    def __init__(self, seconds: float) -> None:
+        self._step_seconds = seconds / _STEPS
+        self._steps, self._extra_steps = _STEPS, _EXTRA_STEPS
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        await self._timeout.__aenter__()
+        self._begin_step(self._loop.time())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, exc, traceback)
+
+    def _begin_step(self, now: float) -> None:
+        due = now + self._step_seconds
+        self._timer = self._loop.call_at(due, self._pass_step, due)
+
+    def _pass_step(self, due: float) -> None:
+        now = self._loop.time()
+        if now - due > _LATE_SECONDS and self._extra_steps:
+            self._extra_steps -= 1
+        else:
+            self._steps -= 1
+        if self._steps:
+            self._begin_step(now)
+        else:
+            self._timeout.reschedule(now)

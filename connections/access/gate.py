@@ -1,8 +1,8 @@
 """Refuse banned clients and addresses with too many failures, from memory."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from connections import close_codes
 from connections.access.ban_list import Bans, Version
@@ -94,8 +94,7 @@ class Gate:
         if self.bans.has_ban_on(address=address):
             raise Refused(close_codes.BANNED)
 
-    @contextlib.asynccontextmanager
-    async def limit_guesses(self, address: str) -> AsyncIterator[None]:
+    def limit_guesses(self, address: str) -> AbstractAsyncContextManager[None]:
         """
         Verify a token, JWT or ticket in this context; count it if it is wrong.
 
@@ -103,17 +102,7 @@ class Gate:
             Refused: the address sent too many wrong credentials, and this one is
                 wrong too, or too many others of the address wait.
         """
-        is_limited = self.failures.is_limited(address)
-        if is_limited:
-            await self.failures.wait(address)
-        try:
-            yield
-        except WrongCredential as exc:
-            if is_limited:
-                raise self.failures.refuse(address) from exc
-            if address:
-                self.failures.record(address)
-            raise
+        return _Guess(self.failures, address)
 
     def check(self, client_id: str, user_id: object, address: str) -> None:
         """
@@ -140,3 +129,31 @@ class Gate:
             self.require(connection)
         except Refused as exc:
             connection.end(exc.close_reason)
+
+
+class _Guess(AbstractAsyncContextManager[None]):
+    """A credential that may be guessed; see Gate.limit_guesses()."""
+
+    __slots__ = ("_address", "_failures", "_is_limited")
+
+    def __init__(self, failures: FailedCredentials, address: str) -> None:
+        self._failures = failures
+        self._address = address
+        self._is_limited = failures.is_limited(address)
+
+    async def __aenter__(self) -> None:
+        if self._is_limited:
+            await self._failures.wait(self._address)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(exc, WrongCredential):
+            return
+        if self._is_limited:
+            raise self._failures.refuse(self._address) from exc
+        if self._address:
+            self._failures.record(self._address)

@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _MOST_HOST_CHARACTERS = 253
@@ -20,6 +21,10 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 """RFC 3986, section 3.1; an Origin header has it in lower case (RFC 6454)."""
 
 _NULL = "null"
+
+_MOST_SHARED_CHARACTERS = 200
+_MOST_SHARED = 512
+"""Hosts and origins that are parsed once while others come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Origin:
         return self.host == other.host
 
 
+@lru_cache
 def parse_pattern(text: str) -> Origin:
     """
     Return an entry of allowed_origins: scheme, host and port.
@@ -104,6 +110,11 @@ def _find_fault(scheme: str, separator: str, rest: str) -> str:
 
 def parse_origin(text: str) -> Origin | None:
     """Return the origin in an Origin header, or None if it is malformed."""
+    is_usual = len(text) <= _MOST_SHARED_CHARACTERS
+    return _share_origin(text) if is_usual else _parse_origin(text)
+
+
+def _parse_origin(text: str) -> Origin | None:
     if text == _NULL:
         return Origin(_NULL, "", 0)
     scheme, separator, rest = text.partition("://")
@@ -120,6 +131,11 @@ def parse_origin(text: str) -> Origin | None:
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
     """Return host and port of a Host header, or None if it is malformed."""
+    is_usual = len(text) <= _MOST_SHARED_CHARACTERS
+    return _share_host(text) if is_usual else _parse_host(text)
+
+
+def _parse_host(text: str) -> tuple[str, int | None] | None:
     found = _HOST.fullmatch(text.lower())
     if found is None:
         return None
@@ -135,6 +151,11 @@ def parse_host(text: str) -> tuple[str, int | None] | None:
         except ValueError:
             return None
     return host, port
+
+
+# A handshake has the same host and origin parsed several times, as all of its site do.
+_share_origin = lru_cache(_MOST_SHARED)(_parse_origin)
+_share_host = lru_cache(_MOST_SHARED)(_parse_host)
 
 
 def is_origin_allowed(

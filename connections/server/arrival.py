@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _READ_BYTES = 65_536
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 Adopt = Callable[[socket.socket], "HttpChannel | None"]
 """Hands a socket over to Twisted; returns its channel, None if the client has left."""
@@ -60,7 +59,8 @@ class Arrival(HasDeadline):
         self._server = server
         self._socket = sock
         self._peer: tuple[str, int] | None = None
-        if sock.family in _INTERNET:
+        # That of a Unix socket is a text. The family of a socket is slow to read.
+        if isinstance(peer, tuple):
             self._peer = (share(peer[0]), peer[1])
         self._adopt = adopt
         self._timers = server.timers

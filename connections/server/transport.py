@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 import termios
+from contextlib import suppress
 from typing import Protocol
 
 from connections.error_log import get_logger
@@ -165,7 +166,7 @@ class SocketTransport:
         batch: WriteBatch,
     ) -> None:
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):  # A Unix socket has no such option.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
