@@ -140,14 +140,18 @@ def roll_up_all_hours() -> None:
 
 
 def wait_out_the_end_of_an_hour() -> None:
-    """Wait for the next hour if this one ends in a moment."""
+    """
+    Wait for the next hour if this one ends in a moment.
+
+    The range of the statistics would be another at their second reading.
+    """
     left_seconds = 3600 - time.time() % 3600
     if left_seconds < scale(3):
         time.sleep(left_seconds)
 
 
 def test_seven_days_look_the_same_from_hours() -> None:
-    wait_out_the_end_of_an_hour()  # Else the range of the second reading is another.
+    wait_out_the_end_of_an_hour()
     hour = write_week()
     from_minutes = read_statistics("7d")
     roll_up_all_hours()
@@ -159,6 +163,7 @@ def test_seven_days_look_the_same_from_hours() -> None:
 
 
 def test_a_late_minute_is_added_to_its_hour() -> None:
+    wait_out_the_end_of_an_hour()
     hour = write_week()
     roll_up_all_hours()
     before = sum(read_statistics("7d").opened)
@@ -173,6 +178,7 @@ def test_a_late_minute_is_added_to_its_hour() -> None:
 
 def test_the_oldest_hour_waits_for_its_late_minute() -> None:
     """Its minutes count while its row is missing."""
+    wait_out_the_end_of_an_hour()
     write_week()
     roll_up_all_hours()
     before = read_statistics("7d")

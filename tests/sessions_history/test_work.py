@@ -388,7 +388,7 @@ async def test_a_stream_that_another_node_took_over_is_left(
         with pytest.raises(StreamEnded):
             async with get_log(node).stream(alice.session_id) as stream:
                 await stream.write("text")
-                await Work.objects.aupdate(owner="b")
                 await HistoryEntry.objects.aupdate(node="b")
+                await Work.objects.aupdate(owner="b")
                 await asyncio.Event().wait()
         assert await read_state(alice.session_id, 1) == "streaming"

@@ -442,7 +442,14 @@ def interrupted_wait() -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         caller = frame.f_back if frame is not None else None
-        is_waiting = caller is not None and caller.f_code is Future.result.__code__
+        is_waiting = (
+            frame is not None
+            and frame.f_code is threading.Condition.wait.__code__
+            # Before, the lock of the future would stay taken.
+            and "gotit" in frame.f_locals
+            and caller is not None
+            and caller.f_code is Future.result.__code__
+        )
         if is_waiting and not is_done.is_set():
             is_done.set()
             raise Interrupted
