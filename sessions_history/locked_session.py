@@ -30,10 +30,10 @@ class LockedSession:
     last_offset: int
     chain: str
     is_stale: bool
-    mark: Mark | None = None
-    """The mark of this commit, if it changes the log."""
+    number: int = 0
+    """The number of this commit, if it changes the log."""
     previous: str = ""
-    """The mark of the commit before, once this one has a mark."""
+    """The mark of the commit before, once this one has a number."""
 
     open_entries: dict[int, OpenEntry] = field(default_factory=dict)
     is_used: bool = False
@@ -47,15 +47,13 @@ class LockedSession:
 
     def link(self, offset: int, tag: str) -> str:
         """Add this commit to the chain of the session; return its link."""
-        if self.mark is None:
+        if not self.number:
             before = Mark.parse(self.chain)
-            number = before.number + 1 if before else 1
+            self.number = before.number + 1 if before else 1
             self.previous = self.chain
-            self.mark = Mark(number, offset, tag)
-        else:
-            self.mark = self.mark._replace(offset=offset)
-        self.chain = str(self.mark)
-        return self.mark.link
+        mark = Mark(self.number, offset, tag)
+        self.chain = str(mark)
+        return mark.link
 
     def find_threshold(self, limit: int) -> int:
         """

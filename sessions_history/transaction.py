@@ -353,7 +353,7 @@ class LogTransaction:
         if self._folded:
             chunks.delete_chunks(self._folded)
         changed = {
-            key: one for key, one in self._sessions.items() if one.is_used or one.mark
+            key: one for key, one in self._sessions.items() if one.is_used or one.number
         }
         if not changed:
             return

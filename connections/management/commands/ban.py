@@ -88,7 +88,7 @@ class Command(OperatorCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--client", metavar="ID", help="ban this client")
         parser.add_argument(
-            "--user", metavar="NAME", help="ban this user, by login name or key"
+            "--user", metavar="NAME", help="ban this user: login name, key or key=KEY"
         )
         parser.add_argument(
             "--address",

@@ -125,7 +125,7 @@ class Command(OperatorCommand):
             verb.add_argument(
                 "--user",
                 metavar="NAME",
-                help="connections of this user, by login name or key",
+                help="connections of this user, by login name, key or key=KEY",
             )
             verb.add_argument(
                 "--id", metavar="ID", help="only this connection, or that of this ref"
