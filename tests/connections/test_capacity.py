@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -215,19 +216,21 @@ def refusing_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def refuse() -> None:
-            waiting = [listening.accept()[0] for _ in range(3)]
+            for _ in range(3):
+                waiting.append(listening.accept()[0])
             for one in waiting:
                 one.recv(65_536)
             for one in waiting:
-                one.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-            refused.extend(waiting)
+                # The generator may end all of them at the first answer.
+                with suppress(ConnectionError):
+                    one.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
 
-        refused: list[socket.socket] = []
+        waiting: list[socket.socket] = []
         serving = threading.Thread(target=refuse)
         serving.start()
         yield listening.getsockname()[1]
         serving.join()
-        for one in refused:
+        for one in waiting:
             one.close()
 
 

@@ -131,7 +131,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let no other test fail for the sockets that a failed one left open."""
     report = yield
-    if report.failed and is_live(item.path):
+    if report.failed:
         item.config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
     return report
 
