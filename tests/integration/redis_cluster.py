@@ -2,7 +2,10 @@
 
 import subprocess
 import time
+from contextlib import suppress
 from typing import Any
+
+import redis
 
 from connections.testing import StartFailed
 from connections.testing.waiting import scale
@@ -10,6 +13,9 @@ from tests.integration.redis_process import RedisProcess
 from tests.integration.services import find_program
 
 _START_SECONDS = 60
+
+_MANUAL_SECONDS = 6
+"""Redis gives up a manual fail-over after 5 s, and does not try it again."""
 
 PRIMARIES = 3
 
@@ -68,9 +74,22 @@ class RedisCluster:
             )
         )
 
-    def wait_for_primary(self, key: str, node: RedisProcess) -> None:
-        """Wait until a node has a key, and each primary a replica."""
-        self._wait_until(lambda: self.find_primary(key) is node)
+    def fail_over_to(self, node: RedisProcess, key: str) -> None:
+        """Make a replica the primary of a key, and wait until the cluster is whole."""
+        asks_at = 0.0
+
+        def has_taken_over() -> bool:
+            nonlocal asks_at
+            if self.find_primary(key) is node:
+                return True
+            if time.monotonic() >= asks_at:
+                asks_at = time.monotonic() + _MANUAL_SECONDS
+                # It may be the primary by now.
+                with suppress(redis.ResponseError), node.connect() as client:
+                    client.execute_command("CLUSTER", "FAILOVER")
+            return False
+
+        self._wait_until(has_taken_over)
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:

@@ -70,9 +70,7 @@ def test_a_primary_that_takes_over_again_has_another_master_replid(
     replica = find_replica(redis_cluster, first)
     before = read_ids(first)
     for successor in (replica, first):
-        with successor.connect() as client:
-            client.execute_command("CLUSTER", "FAILOVER")
-        redis_cluster.wait_for_primary("key", successor)
+        redis_cluster.fail_over_to(successor, "key")
     run_id, replication_id = read_ids(first)
     assert run_id == before[0]
     assert replication_id != before[1]
