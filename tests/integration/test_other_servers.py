@@ -143,14 +143,15 @@ async def test_compression_is_what_the_server_answers(
 
 
 STOPS = {
-    ("hypercorn", UNPROTECTED): (1011, "closed"),
-    ("hypercorn", PROTECTED): (1011, "closed"),
-    ("granian", UNPROTECTED): (1006, ""),
-    ("granian", PROTECTED): (1006, "closed"),
-    ("gunicorn", UNPROTECTED): (4200, "draining"),
-    ("gunicorn", PROTECTED): (4200, "draining"),
+    ("hypercorn", UNPROTECTED): (1011, {"closed"}),
+    ("hypercorn", PROTECTED): (1011, {"closed"}),
+    # It ends the process at once: the record is written by then, or by a sweeper.
+    ("granian", UNPROTECTED): (1006, {"", "closed"}),
+    ("granian", PROTECTED): (1006, {"closed"}),
+    ("gunicorn", UNPROTECTED): (4200, {"draining"}),
+    ("gunicorn", PROTECTED): (4200, {"draining"}),
 }
-"""The close code that a client gets at SIGTERM, and the reason in the record."""
+"""The close code that a client gets at SIGTERM, and the possible reasons recorded."""
 
 
 @on_each
@@ -163,8 +164,10 @@ async def test_a_stop_is_what_the_table_says(
     await wait_until(lambda: find_reasons(server, address) == [""])
     await asyncio.to_thread(server.terminate)
     closing = await read_close(client)
+    code, reasons = STOPS[home]
+    assert closing.code == code
     (reason,) = find_reasons(server, address)
-    assert (closing.code, reason) == STOPS[home]
+    assert reason in reasons
 
 
 @pytest.mark.parametrize("command", ["hypercorn", "granian", "gunicorn"])
