@@ -25,7 +25,6 @@ def deadline(seconds: float) -> AbstractAsyncContextManager[None]:
     Raises:
         TimeoutError: the body took too long; it was cancelled.
     """
-
     return _Deadline(seconds)
 
 
