@@ -94,12 +94,13 @@ def draw(chart: Chart, recorded: Mapping[str, Any]) -> str:
     ]
     height = _HEAD + len(bars) * (_BAR + _GAP)
     title = escape(chart.title)
+    facts = escape(_describe(recorded, chart.measure, figures))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'role="img" aria-label="{title}">',
         f"<style>{_STYLE}</style>",
         f'<text class="t" x="0" y="16">{title}</text>',
-        f'<text class="s" x="0" y="34">{escape(_describe(recorded, figures))}</text>',
+        f'<text class="s" x="0" y="34">{facts}</text>',
         *bars,
         "</svg>",
     ]
@@ -120,9 +121,12 @@ def _draw_bar(number: int, name: str, figure: Figure, share: float) -> str:
     )
 
 
-def _describe(recorded: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+def _describe(
+    recorded: Mapping[str, Any], measure: str, figures: Mapping[str, Figure]
+) -> str:
     """Return the facts of the run that its figures depend on."""
-    machine = recorded["machine"]
+    # A measure that was recorded again has a machine of its own.
+    machine = recorded.get("machines", {}).get(measure, recorded["machine"])
     rounds = max(figure.count for figure in figures.values())
     run = "Smoke test, no comparison: " if recorded["is_quick"] else ""
     return (

@@ -69,6 +69,13 @@ def test_a_chart_has_a_bar_for_each_server_as_long_as_its_median(
     assert "10,500 (9,000-12,000)" in text
 
 
+def test_a_measure_that_was_recorded_again_has_its_own_revision() -> None:
+    recorded = {"machine": MACHINE, "is_quick": False, "rounds": {"echo": ECHO}}
+    recorded["machines"] = {"echo": {**MACHINE, "revision": "def5678"}}
+    chart = next(one for one in DRAWN if one.measure == "echo")
+    assert "revision def5678" in draw(chart, recorded)
+
+
 def test_the_command_names_the_charts_that_it_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

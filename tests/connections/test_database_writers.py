@@ -172,31 +172,28 @@ async def test_another_database_of_the_project_is_no_failure_of_this_one() -> No
     await database.close()
 
 
-async def test_work_that_waits_for_a_connection_is_a_failure(settings: Any) -> None:
-    """A host that vanished lets the kernel wait for minutes."""
+@pytest.mark.parametrize(
+    ("kind", "left"), [("read", None), ("write", "does not answer")]
+)
+async def test_work_that_waits_for_a_connection_is_a_failure_until_it_succeeds(
+    settings: Any, kind: str, left: str | None
+) -> None:
+    """
+    A host that vanished lets the kernel wait for minutes.
+
+    A write that changed no rows ends no failure.
+    """
     settings.WEBSOCKET = make_config(node={"database_timeout_seconds": 0.5})
     database = Database()
+    run = getattr(database, kind)
     postgres = {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}
-    await database.write(use_in_thread, {get_alias(): postgres})
+    await run(use_in_thread, {get_alias(): postgres})
     may_go = threading.Event()
-    waiting = asyncio.create_task(database.write(may_go.wait, scale(30)))
+    waiting = asyncio.create_task(run(may_go.wait, scale(30)))
     await wait_until(lambda: database.failure == "does not answer")
     may_go.set()
     await waiting
-    await database.close()
-
-
-async def test_work_that_succeeds_late_ends_the_failure(settings: Any) -> None:
-    settings.WEBSOCKET = make_config(node={"database_timeout_seconds": 0.5})
-    database = Database()
-    postgres = {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}
-    await database.read(use_in_thread, {get_alias(): postgres})
-    may_go = threading.Event()
-    waiting = asyncio.create_task(database.read(may_go.wait, scale(30)))
-    await wait_until(lambda: database.failure == "does not answer")
-    may_go.set()
-    await waiting
-    assert database.failure is None
+    assert database.failure == left
     await database.close()
 
 
